@@ -1,0 +1,172 @@
+// swift-tools-version: 6.2
+
+import Foundation
+import PackageDescription
+
+let nio = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
+let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
+let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let x509 = Target.Dependency.product(name: "X509", package: "swift-certificates")
+let asn1 = Target.Dependency.product(name: "SwiftASN1", package: "swift-asn1")
+let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
+let grdbSQLite = Target.Dependency.product(name: "GRDBSQLite", package: "GRDB.swift")
+let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
+let lifecycle = Target.Dependency.product(name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let lifecycleTestKit = Target.Dependency.product(name: "ServiceLifecycleTestKit", package: "swift-service-lifecycle")
+let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
+let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
+
+let package = Package(
+    name: "secure-mqtt",
+    platforms: [.macOS(.v26)],
+    products: [
+        .executable(name: "secure-mqtt", targets: ["SecureMQTT"]),
+        .library(name: "MQTT", targets: ["MQTT"]),
+        .library(name: "MQTTClient", targets: ["MQTTClient"]),
+        .library(name: "MQTTBroker", targets: ["MQTTBroker"]),
+        .library(name: "COSE", targets: ["COSE"]),
+        .library(name: "Identity", targets: ["Identity"]),
+        .library(name: "PKI", targets: ["PKI"]),
+        .library(name: "Telemetry", targets: ["Telemetry"]),
+        .library(name: "Auditor", targets: ["Auditor"]),
+        .library(name: "ControlCenter", targets: ["ControlCenter"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+        .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+        .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+        .package(url: "https://github.com/apple/swift-certificates", from: "1.21.1"),
+        .package(url: "https://github.com/apple/swift-asn1", from: "1.7.4"),
+        .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(
+            url: "https://github.com/apple/swift-configuration", from: "1.4.0",
+            traits: ["YAML"]),
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
+        .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+    ],
+    targets: [
+        // Names of parties: no dependency at all.
+        .target(name: "Identity"),
+
+        // MQTT 3.1.1 and 5.0 as values: no I/O.
+        .target(name: "MQTT", dependencies: [nio]),
+
+        // What a program needs of any message transport: deliver, publish, settle.
+        .target(name: "MessageBus", dependencies: ["Identity", "MQTT", nio]),
+        .target(
+            name: "MQTTClient",
+            dependencies: ["Identity", "MQTT", "MessageBus", nio, nioPosix, nioSSL, logging, lifecycle, deque]),
+        .target(
+            name: "MQTTBroker",
+            dependencies: [
+                "Identity", "MQTT", "MessageBus", "PKI", "Telemetry",
+                nio, nioPosix, nioSSL, logging, lifecycle, deque,
+            ]),
+
+        // Deterministic CBOR (RFC 8949) and COSE_Sign1 (RFC 9052): no I/O.
+        .target(name: "COSE", dependencies: [crypto]),
+
+        // X.509 profiles, the authority, revocation lists, verification of identities.
+        .target(name: "PKI", dependencies: ["Identity", crypto, x509, asn1]),
+
+        // The words of our domain: readings, statements, receipts, topics: no I/O.
+        .target(name: "Telemetry", dependencies: ["Identity", "COSE", crypto]),
+
+        .target(
+            name: "Auditor",
+            dependencies: [
+                "Identity", "COSE", "Telemetry", "MessageBus", "PKI",
+                crypto, x509, grdb, logging, lifecycle, deque,
+            ]),
+        .target(
+            name: "ControlCenter",
+            dependencies: [
+                "Identity", "COSE", "Telemetry", "MessageBus", "PKI",
+                crypto, x509, grdb, grdbSQLite, logging, lifecycle, deque,
+            ]),
+        .executableTarget(
+            name: "SecureMQTT",
+            dependencies: [
+                "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "COSE", "PKI", "Telemetry",
+                "Auditor", "ControlCenter",
+                argumentParser, configuration, grdb, logging, lifecycle, nio, nioPosix, nioSSL, crypto, x509,
+            ]),
+
+        // Mutation fuzzing of every decoder: short in the tests, long by `make fuzz`.
+        .target(
+            name: "FuzzTargets",
+            dependencies: ["MQTT", "COSE", "Telemetry", "Auditor", "PKI", nio],
+            path: "Fuzz/FuzzTargets"),
+        .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
+
+        // What several test targets share: temporary folders, processes, a test PKI.
+        .target(
+            name: "TestSupport",
+            dependencies: ["Identity", "PKI", "Telemetry", "COSE", crypto, x509],
+            path: "Tests/TestSupport"),
+        .testTarget(name: "IdentityTests", dependencies: ["Identity"]),
+        .testTarget(name: "MQTTTests", dependencies: ["MQTT", "FuzzTargets", nio]),
+        .testTarget(
+            name: "MQTTClientTests",
+            dependencies: ["MQTTClient", "MQTT", "TestSupport", nio, nioPosix, nioSSL, nioEmbedded, logging]),
+        .testTarget(
+            name: "MQTTBrokerTests",
+            dependencies: [
+                "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport",
+                nio, nioPosix, nioSSL, nioEmbedded, logging,
+            ]),
+        .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
+        .testTarget(name: "PKITests", dependencies: ["PKI", "Identity", "TestSupport", crypto, x509, asn1]),
+        .testTarget(
+            name: "TelemetryTests",
+            dependencies: ["Telemetry", "COSE", "Identity", "TestSupport", "FuzzTargets", crypto]),
+        .testTarget(
+            name: "AuditorTests",
+            dependencies: [
+                "Auditor", "Telemetry", "COSE", "MessageBus", "PKI", "TestSupport", "FuzzTargets",
+                crypto, x509, grdb, logging, nio,
+            ]),
+        .testTarget(
+            name: "ControlCenterTests",
+            dependencies: [
+                "ControlCenter", "Telemetry", "COSE", "MessageBus", "PKI", "TestSupport",
+                crypto, x509, grdb, logging, nio,
+            ]),
+        .testTarget(
+            name: "Simulation",
+            dependencies: ["Auditor", "ControlCenter", "Telemetry", "COSE", "Identity", "PKI", "TestSupport", crypto],
+            path: "Tests/Simulation"),
+        .testTarget(
+            name: "Interop",
+            dependencies: [
+                "Auditor", "ControlCenter", "MQTTClient", "MQTTBroker", "MessageBus", "Telemetry", "COSE", "PKI",
+                "TestSupport", crypto, x509, logging, nio, nioSSL,
+            ],
+            path: "Tests/Interop"),
+        .testTarget(
+            name: "SecureMQTTTests",
+            dependencies: ["SecureMQTT", "TestSupport", "Telemetry", "PKI", grdb]),
+    ],
+    swiftLanguageModes: [.v6]
+)
+
+// Settings common to every target.
+let warningsAreErrors = ProcessInfo.processInfo.environment["CI"] == "true"
+for target in package.targets where target.type != .plugin && target.type != .system {
+    var settings = target.swiftSettings ?? []
+    settings += [
+        .enableUpcomingFeature("ExistentialAny"),
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("InternalImportsByDefault"),
+        .enableUpcomingFeature("NonisolatedNonsendingByDefault"),
+    ]
+    if warningsAreErrors {
+        settings.append(.treatAllWarnings(as: .error))
+    }
+    target.swiftSettings = settings
+}

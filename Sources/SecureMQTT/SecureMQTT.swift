@@ -1,0 +1,2 @@
+public import ArgumentParser
+@main struct SecureMQTT: AsyncParsableCommand { }
