@@ -1,2 +1,3 @@
 public import ArgumentParser
-@main struct SecureMQTT: AsyncParsableCommand { }
+
+@main struct SecureMQTT: AsyncParsableCommand {}
