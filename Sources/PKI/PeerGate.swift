@@ -1,0 +1,132 @@
+import Crypto
+public import Identity
+import Synchronization
+public import X509
+
+/// A peer that ``PeerGate`` let in: what is needed to ask again, without its certificate, whether it may stay.
+public struct AdmittedPeer: Hashable, Sendable {
+    public let identity: PeerIdentity
+
+    /// When the peer's certificate is valid, both ends included.
+    public let validity: ClosedRange<UnixTime>
+
+    let serialNumber: [UInt8]
+    let issuerKeyIdentifier: [UInt8]
+}
+
+/// The check behind every TLS handshake, resumed ones included: who is the peer, and may it be here now?
+///
+/// BoringSSL has verified the chain and the signatures of this connection or, for a resumed session, of the one
+/// before; it calls no verification callback when it resumes and knows no revocation lists. So this is called after
+/// each handshake with the peer's leaf certificate, and again for live sessions whenever revocation lists change.
+///
+/// It checks the leaf's own rules (version, key, algorithm, names, usage, trust domain), validity at the given time,
+/// and revocation. It does not verify signatures. Synchronous, fast enough for an event loop, safe from any thread.
+public final class PeerGate: Sendable {
+    /// The most certificates whose contents are remembered.
+    public static let cacheCapacity = 4_096
+
+    public let trustDomain: TrustDomain
+    public let demand: RevocationDemand
+
+    private let authorities: [AuthorityRules]
+    private let revocations: Mutex<RevocationIndex>
+    private let cache: Mutex<Generations>
+
+    /// - Parameters:
+    ///   - authorities: roots and intermediates, to verify revocation lists.
+    /// - Throws: ``PKIError`` for a certificate that may not be an authority, or a list with a broken signature or of
+    ///   an authority that is not given.
+    public init(
+        trustDomain: TrustDomain, authorities: [Certificate], revocationLists: [RevocationList] = [],
+        demand: RevocationDemand = .lastKnown
+    ) throws(PKIError) {
+        self.trustDomain = trustDomain
+        self.demand = demand
+        var rules: [AuthorityRules] = []
+        for authority in authorities {
+            rules.append(try AuthorityRules(authority))
+        }
+        self.authorities = rules
+        var index = RevocationIndex()
+        try index.add(revocationLists, authorities: rules, strict: false)
+        self.revocations = Mutex(index)
+        self.cache = Mutex(Generations(capacity: Self.cacheCapacity))
+    }
+
+    /// Takes newer revocation lists, in one step for all threads. Ask ``requireStanding(_:at:)`` for live sessions
+    /// afterwards.
+    ///
+    /// - Throws: ``PKIError`` with code `unknown-issuer`, `signature`, or `crl-outdated` if a newer list is held; then
+    ///   nothing has changed.
+    public func update(_ lists: [RevocationList]) throws(PKIError) {
+        try self.revocations.withLock { (index) throws(PKIError) in
+            var updated = index
+            try updated.add(lists, authorities: self.authorities, strict: true)
+            index = updated
+        }
+    }
+
+    /// Checks the peer's certificate after a handshake.
+    ///
+    /// - Throws: ``PKIError``: `too-large`, `format`, `version`, `weak-key`, `algorithm`, `extension`, `name`,
+    ///   `trust-domain`, `key-usage`, `not-yet-valid`, `expired`, `revoked`, `crl-missing`, `crl-expired`.
+    public func admit(leaf der: [UInt8], at now: UnixTime) throws(PKIError) -> AdmittedPeer {
+        guard der.count <= Certificate.maximumSize else {
+            throw PKIError(
+                .tooLarge, "a certificate of \(der.count) bytes; at most \(Certificate.maximumSize) are accepted")
+        }
+        let hash = Array(SHA256.hash(data: der))
+        let peer: AdmittedPeer
+        if let known = self.cache.withLock({ $0.find(hash) }) {
+            peer = known
+        } else {
+            let rules = try LeafRules(try Certificate(der: der), trustDomain: self.trustDomain)
+            peer = AdmittedPeer(
+                identity: PeerIdentity(spiffeID: rules.spiffeID, certificateHash: hash), validity: rules.validity,
+                serialNumber: rules.serialNumber, issuerKeyIdentifier: rules.issuerKeyIdentifier)
+            self.cache.withLock { $0.insert(peer, for: hash) }
+        }
+        try self.requireStanding(peer, at: now)
+        return peer
+    }
+
+    /// Whether a peer that was let in may stay: validity and revocation.
+    ///
+    /// - Throws: ``PKIError`` with code `not-yet-valid`, `expired`, `revoked`, `crl-missing` or `crl-expired`.
+    public func requireStanding(_ peer: AdmittedPeer, at now: UnixTime) throws(PKIError) {
+        try CommonRules.requireValidity(peer.validity, of: peer.identity, at: now)
+        try self.revocations.withLock { (index) throws(PKIError) in
+            try index.requireGood(
+                peer.serialNumber, issuer: peer.issuerKeyIdentifier, subject: peer.identity.description, at: now,
+                demand: self.demand)
+        }
+    }
+}
+
+/// A bounded cache: what is used stays, by two generations; when the young one is half the capacity, it becomes the
+/// old one and the old one goes.
+private struct Generations {
+    private let half: Int
+    private var young: [[UInt8]: AdmittedPeer] = [:]
+    private var old: [[UInt8]: AdmittedPeer] = [:]
+
+    init(capacity: Int) {
+        self.half = capacity / 2
+    }
+
+    mutating func find(_ hash: [UInt8]) -> AdmittedPeer? {
+        if let peer = self.young[hash] { return peer }
+        guard let peer = self.old[hash] else { return nil }
+        self.insert(peer, for: hash)
+        return peer
+    }
+
+    mutating func insert(_ peer: AdmittedPeer, for hash: [UInt8]) {
+        if self.young.count >= self.half {
+            self.old = self.young
+            self.young = [:]
+        }
+        self.young[hash] = peer
+    }
+}

@@ -1,0 +1,113 @@
+public import Crypto
+import Foundation
+import SwiftASN1
+public import X509
+
+/// A P-256 private key that never leaves its place: in memory, or behind ``HardwareKey`` in a TPM, a secure
+/// element or a PKCS#11 token.
+///
+/// Everything that signs (certificates, revocation lists, COSE messages, TLS) takes a `SigningKey`, so that a key can
+/// move into hardware without a change elsewhere.
+public struct SigningKey: Sendable {
+    private enum Backing: Sendable {
+        case software(P256.Signing.PrivateKey)
+        case hardware(any HardwareKey)
+    }
+
+    private let backing: Backing
+
+    /// Makes a new key in memory, from the system's random source.
+    public init() {
+        // Without the search for a compactly representable key, which triples the time and serves nothing here.
+        self.init(P256.Signing.PrivateKey(compactRepresentable: false))
+    }
+
+    public init(_ key: P256.Signing.PrivateKey) {
+        self.backing = .software(key)
+    }
+
+    public init(_ key: any HardwareKey) {
+        self.backing = .hardware(key)
+    }
+
+    public var publicKey: P256.Signing.PublicKey {
+        switch self.backing {
+        case .software(let key): key.publicKey
+        case .hardware(let key): key.publicKey
+        }
+    }
+
+    /// Signs a SHA-256 digest by ECDSA (FIPS 186-5). `s` may be high: COSE signers replace it by n - s.
+    ///
+    /// - Throws: ``PKIError`` with code `signing`.
+    public func sign(_ digest: SHA256Digest) throws(PKIError) -> P256.Signing.ECDSASignature {
+        do {
+            switch self.backing {
+            case .software(let key): return try key.signature(for: digest)
+            case .hardware(let key): return try key.sign(digest)
+            }
+        } catch let error as PKIError {
+            throw error
+        } catch {
+            throw PKIError(.signing, "the private key could not sign: \(error)")
+        }
+    }
+
+    /// The key for swift-certificates: issues certificates, signs requests.
+    public var certificateKey: Certificate.PrivateKey {
+        switch self.backing {
+        case .software(let key): Certificate.PrivateKey(key)
+        case .hardware(let key): Certificate.PrivateKey(HardwareCertificateKey(key: key))
+        }
+    }
+
+    /// PKCS#8 (RFC 5958) as PEM, for a TLS library and for ``KeyFile``; nil if the key is in hardware.
+    public var pemRepresentation: String? {
+        switch self.backing {
+        case .software(let key): key.pemRepresentation + "\n"
+        case .hardware: nil
+        }
+    }
+}
+
+/// The seam behind which a hardware key stands.
+public protocol HardwareKey: Sendable {
+    var publicKey: P256.Signing.PublicKey { get }
+
+    /// Signs a SHA-256 digest by ECDSA over P-256. May block for as long as the device takes.
+    func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature
+}
+
+/// A hardware key as swift-certificates wants it.
+private struct HardwareCertificateKey: CustomPrivateKey {
+    let key: any HardwareKey
+
+    var publicKey: Certificate.PublicKey { Certificate.PublicKey(self.key.publicKey) }
+
+    var defaultSignatureAlgorithm: Certificate.SignatureAlgorithm { .ecdsaWithSHA256 }
+
+    var supportedSignatureAlgorithms: [Certificate.SignatureAlgorithm] { [.ecdsaWithSHA256] }
+
+    func signSynchronously(
+        bytes: some DataProtocol,
+        signatureAlgorithm: Certificate.SignatureAlgorithm
+    ) throws -> Certificate.Signature {
+        guard signatureAlgorithm == .ecdsaWithSHA256 else {
+            throw PKIError(.signing, "a hardware key signs with ecdsa-with-SHA256 only")
+        }
+        let signature = try self.key.sign(SHA256.hash(data: bytes))
+        return try Certificate.Signature(
+            signatureAlgorithm: signatureAlgorithm,
+            signatureBytes: ASN1BitString(bytes: Array(signature.derRepresentation)[...]))
+    }
+
+    static func == (a: Self, b: Self) -> Bool { a.publicKey == b.publicKey }
+
+    func hash(into hasher: inout Hasher) { hasher.combine(self.publicKey) }
+
+    static var defaultPEMDiscriminator: String { "PRIVATE KEY" }
+
+    func serialize(into coder: inout DER.Serializer) throws {
+        throw PKIError(.signing, "a hardware key cannot be exported")
+    }
+}
