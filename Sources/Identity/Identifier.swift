@@ -28,6 +28,9 @@ public struct Identifier: Hashable, Sendable {
         self.rawValue = text
     }
 
+    /// For bytes that were checked already, by the same rules, where they lay.
+    package init(checked text: String) { self.rawValue = text }
+
     /// The form under which an authority keeps identifiers unique: lower case.
     public var folded: String { self.rawValue.lowercased() }
 
@@ -64,6 +67,9 @@ public struct MeterName: Hashable, Sendable, Comparable, CustomStringConvertible
         }
         self.rawValue = String(text)
     }
+
+    /// For bytes that were checked already, by the same rules, where they lay.
+    package init(checked text: String) { self.rawValue = text }
 
     public var description: String { self.rawValue }
 

@@ -35,6 +35,9 @@ public struct TrustDomain: Hashable, Sendable, CustomStringConvertible {
         self.rawValue = String(text)
     }
 
+    /// For bytes that were checked already, by the same rules, where they lay.
+    package init(checked text: String) { self.rawValue = text }
+
     public var description: String { self.rawValue }
 }
 

@@ -1,0 +1,271 @@
+import COSE
+import Identity
+
+/// The protected header of all our messages: what its labels say (RFC 9052 section 3.1, RFC 9360, 9596, 9597).
+///
+/// Labels come in the bytewise order of deterministic CBOR: 1 alg, 3 content type, 15 CWT claims, 16 typ,
+/// 33 x5chain, 34 x5t, "seq", "prev", "clock".
+struct ProtectedHeader: Sendable {
+    var issuer: SPIFFEBytes
+    /// The auditor's SPIFFE ID in `sub`, where a kind has a subject.
+    var subject: SPIFFEBytes?
+    var subjectStream: StreamID?
+    var issuedAt: Timestamp
+    var certificateHash: CertificateHash
+    var chain: [Range<Int>]
+    var position: StreamPosition?
+    var clock: ClockQuality?
+
+    /// Certificates in `x5chain`: leaf and at least one intermediate.
+    static let chainLength = 2...4
+
+    /// The longest certificate in `x5chain`, in bytes of DER.
+    static let maximumCertificateLength = 4_096
+
+    // MARK: First pass: is it canonical, which labels are there, and of what kind is the message?
+
+    /// Where the values of the labels that we know begin.
+    struct Labels {
+        var algorithm: Int?
+        var critical: Int?
+        var contentType: Int?
+        var claims: Int?
+        var type: Int?
+        var chain: Int?
+        var certificateHash: Int?
+        var sequence: Int?
+        var previous: Int?
+        var clock: Int?
+    }
+
+    static func labels(_ bytes: [UInt8], in range: Range<Int>) throws(COSEError) -> Labels {
+        var reader = CBORReader(bytes, in: range)
+        var keys = CBORReader.MapKeys()
+        var labels = Labels()
+        for _ in 0..<(try reader.mapCount()) {
+            let key = reader.position
+            switch reader.nextMajorType {
+            case 0, 1:
+                let label = try reader.integer()
+                switch label {
+                case 1: labels.algorithm = reader.position
+                case 2: labels.critical = reader.position
+                case 3: labels.contentType = reader.position
+                case 15: labels.claims = reader.position
+                case 16: labels.type = reader.position
+                case 33: labels.chain = reader.position
+                case 34: labels.certificateHash = reader.position
+                default: break
+                }
+            case 3:
+                let label = try reader.text()
+                if areEqual(bytes, label, Self.sequenceLabel) {
+                    labels.sequence = reader.position
+                } else if areEqual(bytes, label, Self.previousLabel) {
+                    labels.previous = reader.position
+                } else if areEqual(bytes, label, Self.clockLabel) {
+                    labels.clock = reader.position
+                }
+            default: throw reader.fail("a label must be an integer or text")
+            }
+            try keys.next(key..<reader.position, in: reader)
+            try reader.skip()
+        }
+        try reader.finish()
+        return labels
+    }
+
+    private static let sequenceLabel = Array("seq".utf8)
+    private static let previousLabel = Array("prev".utf8)
+    private static let clockLabel = Array("clock".utf8)
+
+    // MARK: Second pass: what do the labels say?
+
+    /// - Throws: ``COSEError`` for whatever this kind of message must not or cannot say.
+    init(
+        _ bytes: [UInt8], in range: Range<Int>, labels: Labels, kind: Envelope.Kind
+    ) throws(COSEError) {
+        func reader(_ position: Int?, _ what: StaticString) throws(COSEError) -> CBORReader {
+            guard let position else { throw COSEError(.unexpected, "\(what) is missing", at: range.lowerBound) }
+            return CBORReader(bytes, in: position..<range.upperBound)
+        }
+        func forbid(_ position: Int?, _ what: StaticString) throws(COSEError) {
+            if let position { throw COSEError(.unexpected, "\(what) is not allowed here", at: position) }
+        }
+        try forbid(labels.critical, "crit")
+
+        var value = try reader(labels.algorithm, "alg")
+        let algorithm = try value.integer()
+        guard algorithm == -7 || algorithm == -9 else {
+            throw COSEError(.unexpected, "alg must be -7 or -9 (ECDSA, P-256, SHA-256)", at: value.position)
+        }
+
+        value = try reader(labels.contentType, "the content type")
+        guard value.nextMajorType == 0, try value.unsigned() == kind.contentType else {
+            throw COSEError(.unexpected, "the content type must be \(kind.contentType)", at: value.position)
+        }
+
+        value = try reader(labels.claims, "the CWT claims")
+        let claims = try Claims(&value)
+        guard let issuer = claims.issuer, let issuedAt = claims.issuedAt else {
+            throw COSEError(.unexpected, "iss or iat is missing", at: value.position)
+        }
+        self.issuer = issuer
+        self.issuedAt = issuedAt
+        if kind == .hello {
+            try forbid(claims.subjectPosition, "sub")
+        } else {
+            guard let subject = claims.subject, let stream = claims.stream else {
+                throw COSEError(.unexpected, "sub must name a stream", at: value.position)
+            }
+            if kind.isInStream, !areEqual(bytes, subject.whole, issuer.whole) {
+                throw COSEError(.unexpected, "sub names another auditor than iss", at: subject.whole.lowerBound)
+            }
+            self.subject = subject
+            self.subjectStream = stream
+        }
+
+        value = try reader(labels.certificateHash, "x5t")
+        try value.array(of: 2, "x5t")
+        guard try value.integer() == -16 else {
+            throw COSEError(.unexpected, "x5t must be by SHA-256 (-16)", at: value.position)
+        }
+        guard let hash = CertificateHash(bytes[try value.byteString()]) else {
+            throw COSEError(.unexpected, "x5t must have 32 bytes", at: value.position)
+        }
+        self.certificateHash = hash
+
+        self.chain = []
+        if kind == .hello {
+            value = try reader(labels.chain, "x5chain")
+            let start = value.position
+            let count = try value.arrayCount()
+            guard Self.chainLength.contains(count) else {
+                throw COSEError(.unexpected, "x5chain must hold 2 to 4 certificates", at: start)
+            }
+            for _ in 0..<count {
+                let certificate = try value.byteString()
+                guard (1...Self.maximumCertificateLength).contains(certificate.count) else {
+                    throw COSEError(.unexpected, "a certificate of more than 4,096 bytes", at: certificate.lowerBound)
+                }
+                self.chain.append(certificate)
+            }
+            guard CertificateHash(hashing: [UInt8](bytes[self.chain[0]])) == hash else {
+                throw COSEError(.unexpected, "x5t is not the hash of the first certificate of x5chain", at: start)
+            }
+        } else {
+            try forbid(labels.chain, "x5chain")
+        }
+
+        if kind.isInStream, let stream = self.subjectStream {
+            value = try reader(labels.sequence, "seq")
+            let sequence = try value.sequence()
+            value = try reader(labels.previous, "prev")
+            let previous = try value.messageID()
+            guard sequence == 1 || previous != .zero else {
+                throw COSEError(.unexpected, "prev is zero behind the first message", at: value.position)
+            }
+            value = try reader(labels.clock, "clock")
+            self.clock = try value.clockQuality()
+            self.position = StreamPosition(stream: stream, sequence: sequence, previous: previous)
+        } else {
+            try forbid(labels.sequence, "seq")
+            try forbid(labels.previous, "prev")
+            try forbid(labels.clock, "clock")
+        }
+    }
+
+    /// CWT claims (RFC 8392 section 3) as far as they are used. Unknown ones are ignored; those that would
+    /// limit where or when the message counts are not.
+    private struct Claims {
+        var issuer: SPIFFEBytes?
+        var subject: SPIFFEBytes?
+        var stream: StreamID?
+        var subjectPosition: Int?
+        var issuedAt: Timestamp?
+
+        init(_ reader: inout CBORReader) throws(COSEError) {
+            for _ in 0..<(try reader.mapCount()) {
+                guard let major = reader.nextMajorType, major <= 1 else {
+                    try reader.skip()
+                    try reader.skip()
+                    continue
+                }
+                switch try reader.integer() {
+                case 1:
+                    let text = try reader.text()
+                    guard let issuer = SPIFFEBytes(reader.bytes, in: text) else {
+                        throw COSEError(.unexpected, "iss is not a SPIFFE ID of ours", at: text.lowerBound)
+                    }
+                    self.issuer = issuer
+                case 2:
+                    let text = try reader.text()
+                    self.subjectPosition = text.lowerBound
+                    let infix = Array(StreamName.infix.utf8)
+                    let end = text.upperBound - 16
+                    let start = end - infix.count
+                    guard start > text.lowerBound, areEqual(reader.bytes, start..<end, infix),
+                        let stream = StreamID(hexadecimalDigits: reader.bytes[end..<text.upperBound]),
+                        let subject = SPIFFEBytes(reader.bytes, in: text.lowerBound..<start)
+                    else {
+                        throw COSEError(.unexpected, "sub is not the name of a stream", at: text.lowerBound)
+                    }
+                    self.subject = subject
+                    self.stream = stream
+                case 3, 4, 5:
+                    throw COSEError(.unexpected, "aud, exp and nbf are not allowed here", at: reader.position)
+                case 6: self.issuedAt = try reader.wireTime()
+                default: try reader.skip()
+                }
+            }
+        }
+    }
+
+    // MARK: Encoding
+
+    /// Encodes the header of a message of ours.
+    static func encode(
+        kind: Envelope.Kind, issuer: SPIFFEID, subject: StreamName?, issuedAt: Timestamp,
+        certificateHash: CertificateHash, chain: [[UInt8]] = [],
+        position: StreamPosition? = nil, clock: ClockQuality? = nil
+    ) -> [UInt8] {
+        var writer = CBORWriter(capacity: 512 + chain.reduce(0) { $0 + $1.count })
+        writer.map(5 + (chain.isEmpty ? 0 : 1) + (position == nil ? 0 : 2) + (clock == nil ? 0 : 1))
+        writer.unsigned(1)
+        writer.integer(-7)
+        writer.unsigned(3)
+        writer.unsigned(kind.contentType)
+        writer.unsigned(15)
+        writer.map(subject == nil ? 2 : 3)
+        writer.unsigned(1)
+        writer.text(issuer.rawValue)
+        if let subject {
+            writer.unsigned(2)
+            writer.text(subject.description)
+        }
+        writer.unsigned(6)
+        writer.integer(issuedAt.seconds)
+        writer.unsigned(16)
+        writer.text(kind.type)
+        if !chain.isEmpty {
+            writer.unsigned(33)
+            writer.array(chain.count)
+            for certificate in chain { writer.byteString(certificate) }
+        }
+        writer.unsigned(34)
+        writer.array(2)
+        writer.integer(-16)
+        writer.byteString(certificateHash.bytes)
+        if let position {
+            writer.text("seq")
+            writer.integer(position.sequence)
+            writer.text("prev")
+            writer.byteString(position.previous.bytes)
+        }
+        if let clock {
+            writer.text("clock")
+            writer.text(clock.description)
+        }
+        return writer.bytes
+    }
+}

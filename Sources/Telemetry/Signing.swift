@@ -1,0 +1,83 @@
+import COSE
+import Identity
+
+extension Payload {
+    /// Binds the payload to a place in the signer's stream and signs it.
+    ///
+    /// - Parameters:
+    ///   - position: Stream, number and predecessor.
+    ///   - clock: How good `issuedAt` is.
+    ///   - issuedAt: Now, by the signer's clock; whole seconds are kept, from 0 to below 2^33.
+    ///   - signer: The auditor, whose ID is the payload's.
+    /// - Throws: ``Refusal`` `issuer` if the payload is another's, `header` if `issuedAt` is out of range;
+    ///   else what the signer throws.
+    public func signed(
+        at position: StreamPosition, clock: ClockQuality, issuedAt: Timestamp, by signer: some Signer
+    ) throws -> SignedMessage {
+        guard signer.issuer.id == self.auditor else {
+            throw Refusal(.issuer, "a payload of \(self.auditor) cannot be signed by \(signer.issuer)")
+        }
+        let header = ProtectedHeader.encode(
+            kind: self.kind, issuer: signer.issuer,
+            subject: StreamName(auditor: signer.issuer, stream: position.stream),
+            issuedAt: try checked(issuedAt), certificateHash: signer.certificateHash, position: position,
+            clock: clock)
+        return try sign(header, self.bytes, by: signer)
+    }
+}
+
+extension Hello {
+    /// Signs a hello.
+    ///
+    /// - Parameters:
+    ///   - issuedAt: Now, by the signer's clock; whole seconds are kept.
+    ///   - chain: Leaf and intermediate (up to four certificates) in DER; the leaf is the signer's.
+    /// - Throws: ``Refusal`` `header` if the chain does not begin with the signer's certificate or has a length
+    ///   out of range, `format` if something in the hello is; else what the signer throws.
+    public func signed(issuedAt: Timestamp, chain: [[UInt8]], by signer: some Signer) throws -> SignedMessage {
+        guard ProtectedHeader.chainLength.contains(chain.count),
+            chain.allSatisfy({ (1...ProtectedHeader.maximumCertificateLength).contains($0.count) }),
+            CertificateHash(hashing: chain[0]) == signer.certificateHash
+        else {
+            throw Refusal(.header, "a hello carries 2 to 4 certificates, the signer's first")
+        }
+        let header = ProtectedHeader.encode(
+            kind: .hello, issuer: signer.issuer, subject: nil, issuedAt: try checked(issuedAt),
+            certificateHash: signer.certificateHash, chain: chain)
+        return try sign(header, self.encoded(), by: signer)
+    }
+}
+
+extension Receipts {
+    /// Signs receipts.
+    ///
+    /// - Parameters:
+    ///   - subject: The stream that they are about.
+    ///   - issuedAt: Now, by the signer's clock; whole seconds are kept.
+    /// - Throws: ``Refusal`` `format` for more than ``maximumEntries`` in a list, `too-large`; else what the
+    ///   signer throws.
+    public func signed(about subject: StreamName, issuedAt: Timestamp, by signer: some Signer) throws -> SignedMessage {
+        guard self.stored.count <= Self.maximumEntries, self.refused.count <= Self.maximumEntries else {
+            throw Refusal(.format, "receipts of more than \(Self.maximumEntries) entries")
+        }
+        let header = ProtectedHeader.encode(
+            kind: .receipts, issuer: signer.issuer, subject: subject, issuedAt: try checked(issuedAt),
+            certificateHash: signer.certificateHash)
+        return try sign(header, self.encoded(), by: signer)
+    }
+}
+
+private func checked(_ issuedAt: Timestamp) throws(Refusal) -> Timestamp {
+    guard (0..<Timestamp.wireSecondsLimit).contains(issuedAt.seconds) else {
+        throw Refusal(.header, "the clock says \(issuedAt), which no message can")
+    }
+    return issuedAt
+}
+
+private func sign(_ header: [UInt8], _ payload: [UInt8], by signer: some Signer) throws -> SignedMessage {
+    let bytes = try Sign1.sign(protected: header, payload: payload) { try signer.signature(for: $0) }
+    guard bytes.count <= Envelope.maximumSize else {
+        throw Refusal(.tooLarge, "\(bytes.count) bytes, at most \(Envelope.maximumSize) are allowed")
+    }
+    return SignedMessage(bytes: bytes)
+}
