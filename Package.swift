@@ -5,6 +5,7 @@ import PackageDescription
 
 let nio = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
+let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
 let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
@@ -60,7 +61,9 @@ let package = Package(
         .target(name: "MessageBus", dependencies: ["Identity", "MQTT", nio]),
         .target(
             name: "MQTTClient",
-            dependencies: ["Identity", "MQTT", "MessageBus", nio, nioPosix, nioSSL, logging, lifecycle, deque]),
+            dependencies: [
+                "Identity", "MQTT", "MessageBus", nio, nioPosix, nioTLS, nioSSL, logging, lifecycle, deque,
+            ]),
         .target(
             name: "MQTTBroker",
             dependencies: [

@@ -1,0 +1,396 @@
+import Logging
+import MQTT
+import MessageBus
+import NIOCore
+import NIOSSL
+import NIOTLS
+
+/// One connection on its event loop: bytes to packets, packets through the session, actions to bytes. All
+/// that one read or one batch of requests causes leaves in one buffer with one flush.
+final class ClientHandler: ChannelInboundHandler {
+    typealias InboundIn = ByteBuffer
+    typealias OutboundOut = ByteBuffer
+
+    /// Unsent bytes beyond which a server that does not read is not read either.
+    private static let maximumUnsentBytes = 1 << 20
+    /// Bytes after which output is handed to the network without waiting for the rest of the batch.
+    private static let chunkSize = 1 << 16
+
+    private let configuration: MQTTClientConfiguration
+    private var context: ChannelHandlerContext?
+    private var decoder: PacketDecoder
+    private var output = ByteBuffer()
+    private var actions: [ClientLink.Session.Action] = []
+    private var isPerforming = false
+
+    // While attached:
+    private var link: ClientLink?
+    private var session: ClientLink.Session?
+    private var work = ClientLink.Work()
+    private var ready: EventLoopPromise<Bool>?
+    private var ended: EventLoopPromise<MQTTClientError>?
+
+    private var isTransportReady = false
+    private var hasSentConnect = false
+    private var error: MQTTClientError?
+    private var events: [BusEvent] = []
+    private var deliveredCount = 0
+    private var deliveredBytes = 0
+    private var queueHasRoom = true
+    private var isReading = true
+    private var isShuttingDown = false
+    private var keepAlive: KeepAlive?
+    private var timers: [Scheduled<Void>] = []
+    private var keepAliveTimer: Scheduled<Void>?
+
+    init(configuration: MQTTClientConfiguration) {
+        self.configuration = configuration
+        self.decoder = PacketDecoder(
+            sender: .server, version: configuration.version, maximumPacketSize: configuration.maximumPacketSize)
+    }
+
+    // MARK: Life
+
+    /// Takes the session and uses it as soon as the transport is ready.
+    ///
+    /// - Parameters:
+    ///   - ready: Succeeds with "session present" when every subscription is granted.
+    ///   - ended: Succeeds with the reason when the connection is no more and the session is given back.
+    func begin(link: ClientLink, ready: EventLoopPromise<Bool>?, ended: EventLoopPromise<MQTTClientError>) {
+        guard let context = self.context, context.channel.isActive,
+            let session = link.attach(NIOLoopBound(self, eventLoop: context.eventLoop))
+        else {
+            let error = self.error ?? MQTTClientError(.connectionLost, "the connection ended before it began")
+            ready?.fail(error)
+            ended.succeed(error)
+            self.context?.close(promise: nil)
+            return
+        }
+        self.link = link
+        self.session = session
+        self.ready = ready
+        self.ended = ended
+        let limit = TimeAmount(self.configuration.connectTimeout)
+        self.schedule(in: limit) { handler in
+            guard handler.session?.isReady == false else { return }
+            handler.fail(MQTTClientError(.connectTimeout, "not connected and subscribed within \(limit)"))
+        }
+        if let error = self.error {
+            self.error = nil
+            self.fail(error)
+        } else {
+            self.connectIfReady()
+            self.drain()
+        }
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        if context.channel.isActive { self.transportIsActive() }
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        self.end()
+        self.context = nil
+    }
+
+    func channelActive(context: ChannelHandlerContext) {
+        self.transportIsActive()
+        context.fireChannelActive()
+    }
+
+    private func transportIsActive() {
+        if case .plaintextLoopback = self.configuration.transport { self.isTransportReady = true }
+        self.connectIfReady()
+    }
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case .handshakeCompleted = event as? TLSUserEvent { self.handshakeCompleted(context) }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    private func handshakeCompleted(_ context: ChannelHandlerContext) {
+        guard case .tls(let tls) = self.configuration.transport, self.error == nil else { return }
+        if let verifyPeer = tls.verifyPeer {
+            do {
+                let handler = try context.pipeline.syncOperations.handler(type: NIOSSLHandler.self)
+                guard let certificate = handler.peerCertificate else {
+                    throw MQTTClientError(.peerRejected, "the server showed no certificate")
+                }
+                try verifyPeer(certificate.toDERBytes())
+            } catch {
+                self.fail(MQTTClientError(.peerRejected, "\(error)"))
+                return
+            }
+        }
+        self.isTransportReady = true
+        self.connectIfReady()
+    }
+
+    private func connectIfReady() {
+        guard self.isTransportReady, self.session != nil, !self.hasSentConnect, self.error == nil else { return }
+        self.hasSentConnect = true
+        self.session?.connect(into: &self.actions)
+        self.perform()
+        self.flush()
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        if self.error == nil {
+            self.error = MQTTClientError(.connectionLost, "the server closed the connection")
+        }
+        self.end()
+        context.fireChannelInactive()
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        self.fail(Self.translate(error))
+    }
+
+    /// - Returns: The nearest of our own words for what network or TLS says.
+    private static func translate(_ error: any Error) -> MQTTClientError {
+        switch error {
+        case let error as MQTTClientError:
+            return error
+        case NIOSSLError.uncleanShutdown:
+            return MQTTClientError(.connectionLost, "the connection ended without a TLS goodbye")
+        case is NIOSSLError, is BoringSSLError, is NIOSSLExtraError:
+            let text = "\(error)"
+            // BoringSSL has no other way to tell the alert than its name.
+            let isAboutUs =
+                text.contains("ALERT")
+                && (text.contains("CERTIFICATE") || text.contains("UNKNOWN_CA") || text.contains("ACCESS_DENIED"))
+            return MQTTClientError(isAboutUs ? .certificateRefused : .tls, text)
+        default:
+            return MQTTClientError(.connectionLost, "\(error)")
+        }
+    }
+
+    /// Closes the connection; in 5.0 the server is told why.
+    private func fail(_ error: MQTTClientError) {
+        guard self.error == nil else { return }
+        self.error = error
+        if self.hasSentConnect, let reasonCode = error.farewell,
+            self.configuration.version == .v5_0 || reasonCode == .normalDisconnection
+        {
+            self.write(.disconnect(Disconnect(reasonCode: reasonCode)))
+        }
+        self.flush()
+        self.context?.close(promise: nil)
+    }
+
+    private func end() {
+        for timer in self.timers { timer.cancel() }
+        self.timers = []
+        self.keepAliveTimer?.cancel()
+        guard let link = self.link, let session = self.session else { return }
+        self.link = nil
+        self.session = nil
+        let error = self.error ?? MQTTClientError(.connectionLost, "the connection is gone")
+        self.pushEvents(to: link)
+        link.detach(session, error: error.busError)
+        self.ready?.fail(error)
+        self.ended?.succeed(error)
+    }
+
+    // MARK: In
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        guard self.error == nil, self.session != nil else { return }
+        self.decoder.append(self.unwrapInboundIn(data))
+        do {
+            while let packet = try self.decoder.next() {
+                try self.session?.receive(packet, into: &self.actions)
+                self.perform()
+                guard self.error == nil else { return }
+            }
+        } catch {
+            self.perform()
+            self.fail(
+                (error as? MQTTClientError) ?? (error as? MQTTError).map(MQTTClientError.init)
+                    ?? .init(
+                        .protocolError, "\(error)"))
+        }
+    }
+
+    func channelReadComplete(context: ChannelHandlerContext) {
+        self.keepAlive?.received(now: context.eventLoop.now)
+        self.finishBatch()
+        context.fireChannelReadComplete()
+    }
+
+    // MARK: Requests
+
+    /// Does what the tasks have asked for.
+    func drain() {
+        guard let link = self.link else { return }
+        link.take(&self.work)
+        for (message, waiter) in self.work.messages {
+            self.session?.publish(message, for: waiter, into: &self.actions)
+            self.perform()
+        }
+        for token in self.work.settled { self.session?.settle(token, into: &self.actions) }
+        for id in self.work.cancelled { self.session?.cancel(where: { $0.id == id }, into: &self.actions) }
+        self.perform()
+        if self.work.madeRoom { self.queueHasRoom = true }
+        self.work.removeAll()
+        if self.work.aborts {
+            self.flush()
+            self.fail(MQTTClientError(.closed, "cancelled"))
+        } else if self.work.shutsDown {
+            self.shutDown()
+        }
+        self.finishBatch()
+    }
+
+    private func shutDown() {
+        guard !self.isShuttingDown else { return }
+        self.isShuttingDown = true
+        self.session?.shutDown()
+        self.schedule(in: TimeAmount(self.configuration.shutdownTimeout)) { handler in
+            handler.fail(MQTTClientError(.closed, "shut down with publishes unacknowledged"))
+        }
+    }
+
+    // MARK: Out
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        self.session?.setWritable(context.channel.isWritable, into: &self.actions)
+        // Within `perform` this is a consequence of its own writing, and it goes on by itself.
+        if !self.isPerforming {
+            self.perform()
+            self.finishBatch()
+        }
+        context.fireChannelWritabilityChanged()
+    }
+
+    private func perform() {
+        guard !self.isPerforming else { return }
+        self.isPerforming = true
+        defer { self.isPerforming = false }
+        var next = 0
+        while next < self.actions.count {
+            switch self.actions[next] {
+            case .send(let packet):
+                self.write(packet)
+                if self.output.readableBytes >= Self.chunkSize { self.flush() }
+            case .deliver(let publish, let token):
+                self.deliver(publish, token: token)
+            case .complete(let waiter, let outcome):
+                waiter.resume(outcome)
+            case .ready(let sessionPresent):
+                self.isReady(sessionPresent: sessionPresent)
+            }
+            next += 1
+        }
+        self.actions.removeAll(keepingCapacity: true)
+    }
+
+    private func write(_ packet: Packet) {
+        do throws(MQTTError) {
+            try packet.encode(into: &self.output, version: self.configuration.version)
+        } catch {
+            self.fail(MQTTClientError(.invalidConfiguration, error.description))
+        }
+    }
+
+    private func deliver(_ publish: Publish, token: UInt64?) {
+        guard let link = self.link else { return }
+        let size = publish.payload.readableBytes + publish.topic.rawValue.utf8.count
+        let delivery = Delivery(
+            topic: publish.topic,
+            // A copy: the original keeps the whole buffer that was read from the network.
+            payload: ByteBuffer(bytes: publish.payload.readableBytesView),
+            qos: publish.qos, isRetained: publish.retain,
+            settlement: token.map { Delivery.Settlement(target: link, token: $0) })
+        self.events.append(.delivery(delivery))
+        self.deliveredCount += 1
+        self.deliveredBytes += size
+    }
+
+    private func isReady(sessionPresent: Bool) {
+        self.events.append(.connected)
+        self.ready?.succeed(sessionPresent)
+        self.ready = nil
+        if let context = self.context, let seconds = self.session?.keepAlive, seconds > 0 {
+            self.keepAlive = KeepAlive(
+                interval: .seconds(seconds), timeout: TimeAmount(self.configuration.pingTimeout),
+                now: context.eventLoop.now)
+            self.checkKeepAlive()
+        }
+    }
+
+    /// What every turn ends with.
+    private func finishBatch() {
+        if let link = self.link { self.pushEvents(to: link) }
+        self.flush()
+        self.updateReading()
+        if self.isShuttingDown, self.session?.isFinished == true {
+            self.fail(MQTTClientError(.closed, "shut down"))
+        }
+    }
+
+    private func pushEvents(to link: ClientLink) {
+        guard !self.events.isEmpty else { return }
+        self.queueHasRoom = link.events.push(
+            self.events, deliveries: self.deliveredCount, bytes: self.deliveredBytes)
+        self.events.removeAll(keepingCapacity: true)
+        self.deliveredCount = 0
+        self.deliveredBytes = 0
+    }
+
+    private func flush() {
+        guard let context = self.context, self.output.readableBytes > 0 else { return }
+        let output = self.output
+        // Not `clear`: while the network holds the buffer that would copy it.
+        self.output = ByteBuffer()
+        self.keepAlive?.sent(now: context.eventLoop.now)
+        context.writeAndFlush(self.wrapOutboundOut(output), promise: nil)
+    }
+
+    /// Deliveries that nobody receives or settles, and a server that does not read, hold up the network.
+    private func updateReading() {
+        guard let context = self.context, let session = self.session else { return }
+        var shouldRead = self.queueHasRoom && !session.isInboundFull
+        if shouldRead, !context.channel.isWritable {
+            let unsent = try? context.channel.syncOptions?.getOption(.bufferedWritableBytes)
+            shouldRead = (unsent ?? 0) < Self.maximumUnsentBytes
+        }
+        guard shouldRead != self.isReading else { return }
+        self.isReading = shouldRead
+        try? context.channel.syncOptions?.setOption(.autoRead, value: shouldRead)
+    }
+
+    // MARK: Time
+
+    private func schedule(in time: TimeAmount, _ body: @escaping (ClientHandler) -> Void) {
+        guard let context = self.context else { return }
+        self.timers.append(
+            context.eventLoop.assumeIsolated().scheduleTask(in: time) { [weak self] in
+                if let self { body(self) }
+            })
+    }
+
+    private func checkKeepAlive() {
+        guard let context = self.context, self.error == nil, var keepAlive = self.keepAlive else { return }
+        // Not reading because the server doesn't read either: then its silence counts.
+        let canBeAnswered = self.isReading || !context.channel.isWritable
+        var verdict = keepAlive.check(now: context.eventLoop.now, isReading: canBeAnswered)
+        if verdict == .ping {
+            self.write(.pingReq)
+            self.flush()
+            verdict = keepAlive.check(now: context.eventLoop.now, isReading: canBeAnswered)
+        }
+        self.keepAlive = keepAlive
+        switch verdict {
+        case .wait(let deadline):
+            self.keepAliveTimer = context.eventLoop.assumeIsolated().scheduleTask(deadline: deadline) { [weak self] in
+                self?.checkKeepAlive()
+            }
+        case .timedOut, .ping:
+            self.fail(
+                MQTTClientError(
+                    .keepAliveTimeout, "no sign of life from the server within \(self.configuration.pingTimeout)"))
+        }
+    }
+}

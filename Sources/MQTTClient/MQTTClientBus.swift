@@ -1,0 +1,127 @@
+public import Logging
+public import MQTT
+public import MessageBus
+public import NIOCore
+public import NIOPosix
+public import ServiceLifecycle
+
+/// A ``MessageBus`` over an MQTT server, which comes back by itself.
+///
+/// ``run()`` keeps a connection as long as it runs. Each time, in this order: TCP, TLS with our checks, CONNECT,
+/// subscriptions; when all are granted, ``BusEvent/connected``. Messages of a resumed session may be delivered
+/// before that: the server sends them right behind its CONNACK.
+///
+/// **Deliveries** of QoS 1 are acknowledged when they are settled, in the order in which they came. What is
+/// not settled when the connection is lost comes again; settling the former delivery then does nothing.
+/// What is not received is not read from the network, beyond a bound: while a task that should receive does
+/// something else for long, acknowledgements of publishes are not read either. So the task that receives must
+/// not wait for a publish.
+///
+/// **Publishes** of QoS 1 return at their PUBACK. They wait while the server's window or the network is full.
+/// When the connection is lost before, they fail with ``BusError/Code/disconnected`` and are forgotten: the
+/// bus resends nothing whose failure it has told, for resending belongs to who keeps the message durably.
+/// (``MQTTClientConfiguration/unacknowledged`` can choose otherwise.)
+public final class MQTTClientBus: MessageBus, Service {
+    private let configuration: MQTTClientConfiguration
+    private let connector: Connector
+    private let clock: any Clock<Duration>
+    private let randomness: any RandomNumberGenerator & Sendable
+    private let logger: Logger
+    private let link: ClientLink
+
+    /// - Parameters:
+    ///   - clock: For the waits between attempts.
+    ///   - randomness: For their jitter.
+    /// - Throws: ``MQTTClientError`` with code `invalid-configuration`.
+    public init(
+        _ configuration: MQTTClientConfiguration,
+        eventLoopGroup: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton,
+        clock: any Clock<Duration> = ContinuousClock(),
+        randomness: any RandomNumberGenerator & Sendable = SystemRandomNumberGenerator(),
+        logger: Logger = Logger(label: "mqtt-client")
+    ) throws(MQTTClientError) {
+        self.configuration = configuration
+        self.connector = try Connector(configuration: configuration, group: eventLoopGroup)
+        self.clock = clock
+        self.randomness = randomness
+        self.logger = logger
+        self.link = ClientLink(configuration: configuration)
+    }
+
+    /// Connects, and connects again, until a graceful shutdown or ``shutDown()``; then waits for outstanding
+    /// PUBACKs, says DISCONNECT and closes. Run it once.
+    ///
+    /// - Throws: `CancellationError` when cancelled: then it closes without waiting.
+    public func run() async throws {
+        defer { self.link.close(BusError(.closed, "the client has shut down")) }
+        try await withTaskCancellationHandler {
+            try await withGracefulShutdownHandler {
+                await self.keepConnected()
+                try Task.checkCancellation()
+            } onGracefulShutdown: {
+                self.link.shutDown()
+            }
+        } onCancel: {
+            self.link.abort()
+        }
+    }
+
+    /// Begins a graceful shutdown; ``run()`` returns when it is done.
+    public func shutDown() { self.link.shutDown() }
+
+    public func receive() async throws -> [BusEvent]? { try await self.link.receive() }
+
+    public func publish(topic: TopicName, payload: ByteBuffer, qos: QoS, retain: Bool) async throws {
+        try await self.link.publish(OutgoingMessage(topic: topic, payload: payload, qos: qos, retain: retain))
+    }
+
+    /// Publishes many messages, in their order, and waits until all have an outcome: cheaper than a task each.
+    ///
+    /// - Returns: For each message `nil`, or why it failed.
+    /// - Throws: `CancellationError` only.
+    public func publish(batch messages: [OutgoingMessage]) async throws -> [BusError?] {
+        try await self.link.publish(batch: messages)
+    }
+
+    private func keepConnected() async {
+        var randomness = self.randomness
+        var failures = 0
+        while !self.link.isEnding {
+            let (error, lasted) = await self.connectOnce()
+            if self.link.isEnding { break }
+            _ = self.link.events.push([.disconnected(error.busError)], deliveries: 0, bytes: 0)
+            failures = lasted >= self.configuration.backoff.stableAfter ? 1 : failures + 1
+            let wait = self.configuration.backoff.wait(afterFailures: failures, using: &randomness)
+            self.logger.info(
+                "disconnected",
+                metadata: ["reason": "\(error)", "failures": "\(failures)", "wait": "\(wait)"])
+            let clock = self.clock
+            await self.link.pause { try? await clock.sleep(for: wait) }
+            // Each connection reads a little before it is held up: none while nobody receives.
+            await self.link.events.waitForRoom()
+        }
+    }
+
+    /// - Returns: Why it ended, and how long it was connected and subscribed.
+    private func connectOnce() async -> (MQTTClientError, Duration) {
+        do {
+            let attempt = try await self.connector.connect(self.link)
+            do {
+                let sessionPresent = try await attempt.ready.get()
+                self.logger.info(
+                    "connected",
+                    metadata: [
+                        "host": "\(self.configuration.host)", "port": "\(self.configuration.port)",
+                        "session-present": "\(sessionPresent)",
+                    ])
+            } catch {
+                return (try await attempt.ended.get(), .zero)
+            }
+            var error = MQTTClientError(.connectionLost, "")
+            let lasted = try await self.clock.measure { error = try await attempt.ended.get() }
+            return (error, lasted)
+        } catch {
+            return ((error as? MQTTClientError) ?? MQTTClientError(.connectionLost, "\(error)"), .zero)
+        }
+    }
+}
