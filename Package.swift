@@ -103,7 +103,7 @@ let package = Package(
         // Mutation fuzzing of every decoder: short in the tests, long by `make fuzz`.
         .target(
             name: "FuzzTargets",
-            dependencies: ["MQTT", "COSE", "Telemetry", "Auditor", "PKI", nio],
+            dependencies: ["Identity", "MQTT", "COSE", "Telemetry", "Auditor", "PKI", nio, x509],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
 
@@ -124,7 +124,8 @@ let package = Package(
                 nio, nioPosix, nioSSL, nioEmbedded, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
-        .testTarget(name: "PKITests", dependencies: ["PKI", "Identity", "TestSupport", crypto, x509, asn1]),
+        .testTarget(
+            name: "PKITests", dependencies: ["PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509, asn1]),
         .testTarget(
             name: "TelemetryTests",
             dependencies: ["Telemetry", "COSE", "Identity", "TestSupport", "FuzzTargets", crypto]),
