@@ -1,0 +1,82 @@
+public import Identity
+public import PKI
+public import Telemetry
+
+/// The fourth step: a statement whose signature verified under the certificate that it names.
+public struct VerifiedStatement: Sendable {
+    public let decoded: Decoded
+    public let position: StreamPosition
+    public let signer: SPIFFEID
+    public let readings: ContiguousArray<Reading>
+
+    /// - Throws: `Refusal` with `signature`.
+    init(_ identified: Identified) throws(Refusal) {
+        let envelope = identified.decoded.envelope
+        guard let position = envelope.position else { throw Refusal(.header, "it has no place in a stream") }
+        guard envelope.isSigned(by: identified.certificate.publicKey) else {
+            throw Refusal(.signature, "the signature is not by the key of the certificate")
+        }
+        self.decoded = identified.decoded
+        self.position = position
+        self.signer = identified.certificate.spiffeID
+        self.readings = ContiguousArray(envelope.readings)
+    }
+}
+
+/// The fourth step for a hello.
+public struct VerifiedHello: Sendable {
+    public let hello: Hello
+    public let certificateHash: CertificateHash
+    public let identity: VerifiedIdentity
+    public let chain: [[UInt8]]
+
+    /// - Throws: `Refusal` with `signature`.
+    init(_ identified: IdentifiedHello) throws(Refusal) {
+        guard identified.decoded.envelope.isSigned(by: identified.identity.publicKey) else {
+            throw Refusal(.signature, "the signature is not by the key of the certificate")
+        }
+        self.hello = identified.hello
+        self.certificateHash = identified.decoded.envelope.certificateHash
+        self.identity = identified.identity
+        self.chain = identified.chain
+    }
+}
+
+/// What the steps that look at one message alone found.
+public enum Examined: Sendable {
+    case statement(VerifiedStatement)
+    case hello(VerifiedHello)
+    /// Nobody in memory has this certificate; the store may.
+    case unknownCertificate(Decoded)
+    case refused(Arrival, Refusal)
+}
+
+/// The steps that look at one message alone: decode, identify, verify. A value that any number of threads use at
+/// once: this is where nearly all of the work is.
+public struct Examiner: Sendable {
+    var directory: Directory
+    var verifier: IdentityVerifier
+
+    /// - Parameter now: the time at which a hello's chain must be valid.
+    public func examine(_ arrival: Arrival, at now: Timestamp) -> Examined {
+        do throws(Refusal) {
+            let decoded = try Decoded(arrival)
+            if decoded.envelope.kind == .hello {
+                return .hello(try VerifiedHello(IdentifiedHello(decoded, verifier: self.verifier, at: now)))
+            }
+            return self.examine(decoded)
+        } catch {
+            return .refused(arrival, error)
+        }
+    }
+
+    /// Identifies and verifies a statement that is decoded already.
+    func examine(_ decoded: Decoded) -> Examined {
+        do throws(Refusal) {
+            return .statement(try VerifiedStatement(Identified(decoded, in: self.directory)))
+        } catch {
+            if error.reason == .certificateUnknown { return .unknownCertificate(decoded) }
+            return .refused(decoded.arrival, error)
+        }
+    }
+}

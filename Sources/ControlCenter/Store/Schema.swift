@@ -1,0 +1,225 @@
+import GRDB
+
+/// The tables of the control center's database, by migrations. What users may rely on is the view
+/// `readings` (docs/readings-view.md); the tables behind it may change with a migration.
+///
+/// Rows are numbered by the ingest path itself, and no foreign keys are declared: everything is written by
+/// one writer, whole batches at a time, and a check per row would cost more than the row.
+enum Schema {
+    /// Says that a file is ours: the application id of its header ("SMQ1").
+    static let applicationID = 0x534D_5131
+
+    static var migrator: DatabaseMigrator {
+        var migrator = DatabaseMigrator()
+        migrator.registerMigration("1") { db in
+            try db.execute(sql: "PRAGMA application_id = \(Self.applicationID)")
+            try db.execute(sql: Self.parties)
+            try db.execute(sql: Self.ledger)
+            try db.execute(sql: Self.measurements)
+            try db.execute(sql: Self.incidents)
+            try db.execute(sql: Self.views)
+        }
+        return migrator
+    }
+
+    private static let parties = """
+        CREATE TABLE auditor (
+            number INTEGER PRIMARY KEY,
+            spiffe TEXT NOT NULL UNIQUE,
+            id TEXT NOT NULL,
+            open_stream INTEGER
+        );
+        CREATE INDEX auditor_id ON auditor (id);
+
+        -- Certificates of which the chain was verified when they were first seen.
+        CREATE TABLE certificate (
+            number INTEGER PRIMARY KEY,
+            hash BLOB NOT NULL UNIQUE,       -- SHA-256 of the leaf's DER, as in COSE x5t
+            spiffe TEXT NOT NULL,
+            first_seen INTEGER NOT NULL      -- nanoseconds since 1970
+        );
+        CREATE TABLE certificate_chain (
+            certificate INTEGER NOT NULL,
+            position INTEGER NOT NULL,       -- 0 is the leaf
+            der BLOB NOT NULL,
+            PRIMARY KEY (certificate, position)
+        ) WITHOUT ROWID;
+        """
+
+    private static let ledger = """
+        CREATE TABLE stream (
+            number INTEGER PRIMARY KEY,
+            auditor INTEGER NOT NULL,
+            id BLOB NOT NULL,                -- 8 bytes
+            state INTEGER NOT NULL,          -- 0 its first statement has not come, 1 open, 2 closed
+            head_sequence INTEGER,           -- the newest statement held
+            head_id BLOB,
+            origin BLOB,                     -- prev of its first statement
+            disputed_from INTEGER,           -- there is an open fork
+            UNIQUE (auditor, id)
+        );
+        CREATE INDEX stream_pending ON stream (auditor) WHERE state = 0;
+
+        -- Which sequence numbers are held: between two runs is a gap.
+        CREATE TABLE run (
+            stream INTEGER NOT NULL,
+            first INTEGER NOT NULL,
+            last INTEGER NOT NULL,
+            PRIMARY KEY (stream, first)
+        ) WITHOUT ROWID;
+
+        -- leaf_index is the order in which statements were stored. 0 is kept for the log's genesis.
+        CREATE TABLE statement (
+            leaf_index INTEGER PRIMARY KEY,
+            auditor INTEGER NOT NULL,
+            stream INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            id BLOB NOT NULL,                -- SHA-256(0x00 || bytes)
+            kind TEXT NOT NULL,              -- statement, heartbeat, result
+            certificate INTEGER NOT NULL,
+            received INTEGER NOT NULL,       -- nanoseconds since 1970, by our clock
+            bytes BLOB NOT NULL              -- as signed
+        );
+        CREATE UNIQUE INDEX statement_place ON statement (stream, sequence);
+        """
+
+    private static let measurements = """
+        CREATE TABLE series (
+            number INTEGER PRIMARY KEY,
+            auditor INTEGER NOT NULL,
+            meter TEXT NOT NULL,
+            quantity TEXT NOT NULL,
+            unit TEXT NOT NULL,
+            UNIQUE (auditor, meter, quantity, unit)
+        );
+
+        -- The value is mantissa * 10^exponent, with the digits the meter gave; no mantissa: missing.
+        CREATE TABLE reading (
+            series INTEGER NOT NULL,
+            time INTEGER NOT NULL,           -- nanoseconds since 1970; the start, if there is an interval
+            leaf_index INTEGER NOT NULL,
+            position INTEGER NOT NULL,       -- in its statement, from 0
+            interval INTEGER NOT NULL,       -- nanoseconds; 0 for none
+            mantissa INTEGER,
+            exponent INTEGER NOT NULL,       -- -18 ... 0
+            quality INTEGER NOT NULL,        -- see table quality
+            PRIMARY KEY (series, time, leaf_index, position)
+        ) WITHOUT ROWID;
+
+        CREATE TABLE quality (number INTEGER PRIMARY KEY, name TEXT NOT NULL);
+        INSERT INTO quality VALUES (0, 'good'), (101, 'estimated'), (114, 'reset'), (109, 'missing'), (120, 'implausible');
+
+        -- What turns a mantissa into digits around a point.
+        CREATE TABLE decimal_scale (exponent INTEGER PRIMARY KEY, divisor INTEGER NOT NULL);
+        INSERT INTO decimal_scale
+            WITH RECURSIVE scale (exponent, divisor) AS (
+                SELECT 0, 1 UNION ALL SELECT exponent - 1, divisor * 10 FROM scale WHERE exponent > -18
+            )
+            SELECT exponent, divisor FROM scale;
+        """
+
+    private static let incidents = """
+        -- Contradictions, kept for ever. They are open until an operator closes them.
+        CREATE TABLE fork (
+            number INTEGER PRIMARY KEY,
+            auditor INTEGER NOT NULL,
+            stream INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            id BLOB NOT NULL,
+            kind TEXT NOT NULL,              -- same-sequence, previous, next
+            stored BLOB NOT NULL,            -- the id it contradicts
+            disputed_from INTEGER NOT NULL,
+            certificate INTEGER NOT NULL,
+            received INTEGER NOT NULL,
+            bytes BLOB NOT NULL,
+            closed INTEGER,
+            closed_by TEXT
+        );
+        CREATE INDEX fork_stream ON fork (stream);
+
+        -- Refused messages, up to a quota per claimed ID and reason. Nothing is deleted from it.
+        CREATE TABLE quarantine (
+            number INTEGER PRIMARY KEY,
+            claimed TEXT NOT NULL,           -- the ID on whose topic it came; - for one that no auditor has
+            reason TEXT NOT NULL,
+            detail TEXT NOT NULL,
+            topic TEXT NOT NULL,
+            received INTEGER NOT NULL,
+            bytes BLOB NOT NULL
+        );
+        CREATE INDEX quarantine_bucket ON quarantine (claimed, reason);
+
+        -- How often each reason was met, quarantined or not: refusals, duplicates, held messages.
+        CREATE TABLE counter (
+            claimed TEXT NOT NULL,
+            reason TEXT NOT NULL,
+            count INTEGER NOT NULL,
+            PRIMARY KEY (claimed, reason)
+        ) WITHOUT ROWID;
+
+        CREATE TABLE alarm (
+            number INTEGER PRIMARY KEY,
+            kind TEXT NOT NULL,
+            auditor TEXT NOT NULL,           -- SPIFFE ID, or empty
+            detail TEXT NOT NULL,
+            raised INTEGER NOT NULL,
+            acknowledged INTEGER,
+            acknowledged_by TEXT
+        );
+        """
+
+    private static let views = """
+        CREATE VIEW readings AS
+        SELECT
+            auditor.id AS auditor,
+            series.meter AS meter,
+            series.quantity AS quantity,
+            series.unit AS unit,
+            CASE reading.time % 1000000000
+                WHEN 0 THEN strftime('%Y-%m-%dT%H:%M:%SZ', reading.time / 1000000000, 'unixepoch')
+                ELSE strftime('%Y-%m-%dT%H:%M:%S', reading.time / 1000000000, 'unixepoch')
+                    || printf('.%09dZ', reading.time % 1000000000)
+            END AS time,
+            CASE reading.interval WHEN 0 THEN NULL ELSE reading.interval / 1e9 END AS interval,
+            CAST(reading.mantissa AS REAL) / decimal_scale.divisor AS value,
+            CASE
+                WHEN reading.mantissa IS NULL THEN NULL
+                WHEN reading.exponent = 0 THEN CAST(reading.mantissa AS TEXT)
+                ELSE printf('%s%d.%0*d',
+                    CASE WHEN reading.mantissa < 0 THEN '-' ELSE '' END,
+                    abs(reading.mantissa / decimal_scale.divisor),
+                    -reading.exponent,
+                    abs(reading.mantissa % decimal_scale.divisor))
+            END AS exact,
+            quality.name AS quality,
+            lower(hex(stream.id)) AS stream,
+            statement.sequence AS sequence,
+            lower(hex(statement.id)) AS statement,
+            stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed,
+            reading.time / 1000000000 AS unix_time,
+            reading.time AS time_ns,
+            auditor.spiffe AS auditor_spiffe,
+            reading.leaf_index AS leaf_index
+        FROM reading
+        JOIN series ON series.number = reading.series
+        JOIN auditor ON auditor.number = series.auditor
+        JOIN statement ON statement.leaf_index = reading.leaf_index
+        JOIN stream ON stream.number = statement.stream
+        JOIN quality ON quality.number = reading.quality
+        JOIN decimal_scale ON decimal_scale.exponent = reading.exponent;
+
+        -- Sequence numbers that are missing below the newest one held.
+        CREATE VIEW gaps AS
+        SELECT auditor, auditor_spiffe, stream, first, last, last - first + 1 AS missing FROM (
+            SELECT
+                auditor.id AS auditor,
+                auditor.spiffe AS auditor_spiffe,
+                lower(hex(stream.id)) AS stream,
+                coalesce(lag(run.last) OVER (PARTITION BY run.stream ORDER BY run.first), 0) + 1 AS first,
+                run.first - 1 AS last
+            FROM run
+            JOIN stream ON stream.number = run.stream
+            JOIN auditor ON auditor.number = stream.auditor
+        ) WHERE first <= last;
+        """
+}
