@@ -89,8 +89,8 @@ let package = Package(
         .target(
             name: "ControlCenter",
             dependencies: [
-                "Identity", "COSE", "Telemetry", "MessageBus", "PKI",
-                crypto, x509, grdb, grdbSQLite, logging, lifecycle, deque,
+                "Identity", "COSE", "Telemetry", "MessageBus", "MQTT", "PKI",
+                crypto, x509, grdb, grdbSQLite, logging, lifecycle, deque, nio,
             ]),
         .executableTarget(
             name: "SecureMQTT",
@@ -138,8 +138,8 @@ let package = Package(
         .testTarget(
             name: "ControlCenterTests",
             dependencies: [
-                "ControlCenter", "Telemetry", "COSE", "MessageBus", "PKI", "TestSupport",
-                crypto, x509, grdb, logging, nio,
+                "ControlCenter", "Telemetry", "COSE", "Identity", "MessageBus", "MQTT", "PKI", "TestSupport",
+                crypto, x509, grdb, logging, lifecycle, nio,
             ]),
         .testTarget(
             name: "Simulation",

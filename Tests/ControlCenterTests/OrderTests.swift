@@ -159,7 +159,8 @@ extension Order.Decision {
     }
 
     @Test(arguments: [Reason.revoked, .expired])
-    func `nothing new of a revoked or expired signer is taken, but a repeat stays a duplicate`(_ reason: Reason) throws {
+    func `nothing new of a revoked or expired signer is taken, but a repeat stays a duplicate`(_ reason: Reason) throws
+    {
         var bench = Bench()
         _ = try bench.decide(link("a", 1))
         #expect(try bench.decide(link("a", 2), objection: reason) == .refuse(reason, stream: 1))
@@ -227,7 +228,8 @@ extension Order.Decision {
             let branch = Bool.random(using: &random) || number <= 3 ? "s\(stream)-" : "x\(stream)-"
             let parent = number <= 4 ? "s\(stream)-" : branch
             let previous =
-                number == 1 ? (stream == 1 ? .zero : id("s\(stream - 1)-\(Int64.random(in: 1...2, using: &random))"))
+                number == 1
+                ? (stream == 1 ? .zero : id("s\(stream - 1)-\(Int64.random(in: 1...2, using: &random))"))
                 : id("\(parent)\(number - 1)")
             let link = Link(
                 stream: StreamID(rawValue: stream), sequence: number, id: id("\(branch)\(number)"), previous: previous)

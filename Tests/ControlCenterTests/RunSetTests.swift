@@ -31,9 +31,10 @@ import Testing
         }
     }
 
-    @Test(arguments: [
-        [1...3, 4...5], [1...3, 2...5], [5...6, 1...2],
-    ] as [[ClosedRange<Int64>]])
+    @Test(
+        arguments: [
+            [1...3, 4...5], [1...3, 2...5], [5...6, 1...2],
+        ] as [[ClosedRange<Int64>]])
     func `runs that touch, overlap or are unsorted are none`(_ runs: [ClosedRange<Int64>]) {
         #expect(RunSet(runs) == nil)
     }

@@ -1,3 +1,4 @@
+import Identity
 public import Telemetry
 
 /// The second step: bytes become a message of ours in its one form, on a topic where it belongs.

@@ -15,11 +15,20 @@ public struct KnownCertificate: Sendable {
     let objection: Reason?
 
     init(number: Int64, identity: VerifiedIdentity) {
+        self.init(
+            number: number, spiffeID: identity.spiffeID, publicKey: identity.publicKey, identity: identity,
+            objection: nil)
+    }
+
+    private init(
+        number: Int64, spiffeID: SPIFFEID, publicKey: P256.Signing.PublicKey, identity: VerifiedIdentity?,
+        objection: Reason?
+    ) {
         self.number = number
-        self.spiffeID = identity.spiffeID
-        self.publicKey = identity.publicKey
+        self.spiffeID = spiffeID
+        self.publicKey = publicKey
         self.identity = identity
-        self.objection = nil
+        self.objection = objection
     }
 
     /// A certificate out of the store. What it signed while it was good can come again after it was revoked or
@@ -31,15 +40,12 @@ public struct KnownCertificate: Sendable {
             self.init(number: record.number, identity: try verifier.verify(der: record.chain, at: now.seconds))
         } catch {
             guard let reason = Reason(standing: error), let leaf = record.chain.first,
-                let certificate = try? Certificate(derEncoded: leaf),
+                let certificate = try? Certificate(der: leaf),
                 let key = P256.Signing.PublicKey(certificate.publicKey),
                 let spiffeID = try? SPIFFEID(record.spiffeID)
             else { return nil }
-            self.number = record.number
-            self.spiffeID = spiffeID
-            self.publicKey = key
-            self.identity = nil
-            self.objection = reason
+            self.init(
+                number: record.number, spiffeID: spiffeID, publicKey: key, identity: nil, objection: reason)
         }
     }
 }
@@ -107,16 +113,14 @@ public struct IdentifiedHello: Sendable {
     /// Verifies the chain and compares sender, issuer and certificate. The signature is checked here too if the
     /// certificate is out of its validity, since a forger should learn nothing from the answer.
     ///
-    /// - Throws: `Refusal` with `header`, `sender`, `certificate-unknown` (a chain that is not ours), `issuer`,
+    /// - Throws: `Refusal` with `sender`, `certificate-unknown` (a chain that is not ours), `issuer`,
     ///   `role`, `signature`, `revoked`, `expired`, `busy`.
     init(_ decoded: Decoded, verifier: IdentityVerifier, at now: Timestamp) throws(Refusal) {
         guard let hello = decoded.envelope.hello else { throw Refusal(.format, "not a hello") }
         try decoded.checkSender()
         // A root that is sent along is of no use: we have ours.
         let chain = Array(decoded.envelope.certificateChain.prefix(2))
-        guard let leaf = chain.first, CertificateHash(hashing: leaf) == decoded.envelope.certificateHash else {
-            throw Refusal(.header, "x5t is not the hash of the first certificate in x5chain")
-        }
+        guard let leaf = chain.first else { throw Refusal(.header, "a hello without a certificate") }
         do {
             let identity = try verifier.verify(der: chain, at: now.seconds)
             try decoded.checkIssuer(identity.spiffeID)
@@ -125,7 +129,7 @@ public struct IdentifiedHello: Sendable {
             throw refusal
         } catch let error as PKIError {
             if let reason = Reason(standing: error) {
-                guard let certificate = try? Certificate(derEncoded: leaf),
+                guard let certificate = try? Certificate(der: leaf),
                     let key = P256.Signing.PublicKey(certificate.publicKey), decoded.envelope.isSigned(by: key)
                 else { throw Refusal(.signature, "the signature is not by the key of the certificate") }
                 throw Refusal(reason, error.reason)

@@ -1,4 +1,4 @@
-public import Identity
+import Identity
 public import Telemetry
 
 /// The last step: what an auditor is told after the commit, not yet signed.

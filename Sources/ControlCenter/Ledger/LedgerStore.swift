@@ -29,6 +29,9 @@ public protocol LedgerStore {
     /// How much of its quota a quarantine bucket uses.
     func quarantineUse(claimed: String, reason: Reason) throws -> QuarantineUse
 
+    /// Whether a contradiction is kept already.
+    func hasFork(stream: Int64, sequence: Int64, id: MessageID) throws -> Bool
+
     /// How many contradictions of one stream are kept.
     func forkCount(stream: Int64) throws -> Int
 

@@ -87,6 +87,10 @@ public struct MemoryLedger: LedgerStore, Sendable {
         }
     }
 
+    public func hasFork(stream: Int64, sequence: Int64, id: MessageID) -> Bool {
+        self.forks.contains { $0.stream == stream && $0.sequence == sequence && $0.id == id }
+    }
+
     public func forkCount(stream: Int64) -> Int { self.forks.count { $0.stream == stream } }
 
     public mutating func commit(_ batch: CommitBatch) {

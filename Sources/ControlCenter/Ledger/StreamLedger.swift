@@ -38,7 +38,8 @@ public struct StreamLedger: Hashable, Sendable {
     public var disputedFrom: Int64?
 
     public init(
-        number: Int64, auditor: Int64, id: StreamID, state: State = .pending, held: RunSet = RunSet(), head: Head? = nil,
+        number: Int64, auditor: Int64, id: StreamID, state: State = .pending, held: RunSet = RunSet(),
+        head: Head? = nil,
         origin: MessageID? = nil, disputedFrom: Int64? = nil
     ) {
         self.number = number

@@ -39,19 +39,15 @@ final class Mailbox<Element: Sendable>: Sendable {
     /// - Returns: `false` if the box is finished or the task is cancelled; then nothing was added.
     func send(_ elements: [Element]) async -> Bool {
         while true {
-            enum Outcome { case sent, finished, full }
-            let (outcome, woken) = self.state.withLock { state in
-                if state.isFinished { return (Outcome.finished, [CheckedContinuation<Void, Never>]()) }
-                if state.elements.count >= self.capacity { return (.full, []) }
+            // Nil while it is full.
+            let (sent, woken) = self.state.withLock { state in
+                if state.isFinished { return (Bool?.some(false), [CheckedContinuation<Void, Never>]()) }
+                if state.elements.count >= self.capacity { return (nil, []) }
                 state.elements.append(contentsOf: elements)
-                return (.sent, state.wake(sender: false, taker: true))
+                return (true, state.wake(sender: false, taker: true))
             }
             for continuation in woken { continuation.resume() }
-            switch outcome {
-            case .sent: return true
-            case .finished: return false
-            case .full: break
-            }
+            if let sent { return sent }
             if Task.isCancelled { return false }
             await self.wait { state, continuation in
                 guard !state.isFinished, state.elements.count >= self.capacity else { return false }

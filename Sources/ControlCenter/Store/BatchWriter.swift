@@ -310,7 +310,7 @@ private struct Binder {
     func bind(_ index: CInt, _ value: String) {
         var value = value
         value.withUTF8 { utf8 in
-            utf8.withMemoryRebound(to: CChar.self) { text in
+            _ = utf8.withMemoryRebound(to: CChar.self) { text in
                 // SQLite takes a null pointer for NULL, and an empty string has no address of its own.
                 if text.isEmpty {
                     sqlite3_bind_text(self.sqlite, index, "", 0, sqliteTransient)

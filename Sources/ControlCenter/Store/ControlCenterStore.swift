@@ -60,7 +60,8 @@ public final class ControlCenterStore: LedgerStore, Sendable {
         switch error.resultCode {
         case .SQLITE_CANTOPEN, .SQLITE_PERM, .SQLITE_READONLY, .SQLITE_FULL, .SQLITE_AUTH:
             return ControlCenterError(
-                .stateUnusable, "cannot open \(path): \(error.message ?? "unknown"); check owner, rights and free space")
+                .stateUnusable, "cannot open \(path): \(error.message ?? "unknown"); check owner, rights and free space"
+            )
         default:
             return ControlCenterError(
                 .storeDamaged,
@@ -99,7 +100,8 @@ public final class ControlCenterStore: LedgerStore, Sendable {
             guard synchronous == 2, mode == "wal" else {
                 throw ControlCenterError(
                     .notDurable,
-                    "\(path): synchronous = \(synchronous ?? -1) (2 is needed), journal_mode = \(mode ?? "?") (wal is needed)")
+                    "\(path): synchronous = \(synchronous ?? -1) (2 is needed), journal_mode = \(mode ?? "?") (wal is needed)"
+                )
             }
         }
     }
@@ -239,7 +241,8 @@ public final class ControlCenterStore: LedgerStore, Sendable {
             guard let row = try Row.fetchOne(statement, arguments: [stream, sequence]) else { return nil }
             let id: Data = row["id"]
             let bytes: Data = row["bytes"]
-            guard let id = MessageID(id), let previous = StoredBytes.previous(of: [UInt8](bytes)) else {
+            guard let id = MessageID(id), let previous = (try? Envelope.decode([UInt8](bytes)))?.position?.previous
+            else {
                 throw ControlCenterError(
                     .storeDamaged, "statement \(sequence) of stream \(stream) is not one: restore a copy")
             }
@@ -278,6 +281,14 @@ public final class ControlCenterStore: LedgerStore, Sendable {
                     FROM quarantine WHERE claimed = ? AND reason = ?
                     """, arguments: [claimed, reason.description])
             return QuarantineUse(rows: row?["rows"] ?? 0, bytes: row?["bytes"] ?? 0)
+        }
+    }
+
+    public func hasFork(stream: Int64, sequence: Int64, id: MessageID) throws -> Bool {
+        try self.access { db in
+            try Bool.fetchOne(
+                db, sql: "SELECT EXISTS (SELECT 1 FROM fork WHERE stream = ? AND sequence = ? AND id = ?)",
+                arguments: [stream, sequence, Data(id.bytes)]) ?? false
         }
     }
 

@@ -1,3 +1,4 @@
+import Foundation
 import GRDB
 public import Telemetry
 
@@ -67,8 +68,8 @@ extension StoredReading {
             self.value = nil
         }
         self.quality = row["quality"]
-        let stream: [UInt8] = try row.withUnsafeData(named: "stream") { [UInt8]($0 ?? .init()) }
-        let statement: [UInt8] = try row.withUnsafeData(named: "statement") { [UInt8]($0 ?? .init()) }
+        let stream: Data = row["stream"]
+        let statement: Data = row["statement"]
         guard let stream = StreamID(stream), let statement = MessageID(statement) else { throw damaged() }
         self.stream = stream
         self.sequence = row["sequence"]

@@ -135,7 +135,7 @@ enum Schema {
             closed INTEGER,
             closed_by TEXT
         );
-        CREATE INDEX fork_stream ON fork (stream);
+        CREATE INDEX fork_stream ON fork (stream, sequence);
 
         -- Refused messages, up to a quota per claimed ID and reason. Nothing is deleted from it.
         CREATE TABLE quarantine (

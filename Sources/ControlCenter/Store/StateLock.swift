@@ -23,7 +23,8 @@ public final class StateLock: Sendable {
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
             close(descriptor)
             throw ControlCenterError(
-                .stateInUse, "\(directory) is in use by another process: stop that one, or give this one its own folder")
+                .stateInUse, "\(directory) is in use by another process: stop that one, or give this one its own folder"
+            )
         }
         self.descriptor = descriptor
     }
