@@ -68,7 +68,7 @@ let package = Package(
             name: "MQTTBroker",
             dependencies: [
                 "Identity", "MQTT", "MessageBus", "PKI", "Telemetry",
-                nio, nioPosix, nioSSL, logging, lifecycle, deque,
+                nio, nioPosix, nioTLS, nioSSL, logging, lifecycle, deque,
             ]),
 
         // Deterministic CBOR (RFC 8949) and COSE_Sign1 (RFC 9052): no I/O.

@@ -1,0 +1,36 @@
+public import Identity
+public import MQTT
+import Telemetry
+
+/// Says who may publish and subscribe to what. Asked for each new topic of a connection, not for each
+/// message: an answer must not change while a connection lives. Synchronous, called on the event loop.
+public protocol Authorizer: Sendable {
+    /// - Returns: `nil` if the peer may publish so; else one word that says why not.
+    func refusalToPublish(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String?
+
+    /// - Returns: `nil` if the peer may read every topic that the filter can match; else one word.
+    func refusalToSubscribe(_ filter: TopicFilter, by peer: PeerIdentity) -> String?
+
+    /// - Returns: `nil` if the peer may have a session; else one word.
+    func refusalToConnect(_ peer: PeerIdentity) -> String?
+}
+
+/// The topic table of the design: each auditor on its own topics, the control center on its own, operators
+/// read, a broker's certificate opens no session, and only the three topics of the control center that
+/// are meant for it are retained.
+public struct TopicTableAuthorizer: Authorizer {
+    public init() {}
+
+    public func refusalToPublish(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {
+        TopicTable.refusalToPublish(
+            topic.rawValue, isRetained: isRetained, by: peer.spiffeID.role, peer.spiffeID.id)?.rawValue
+    }
+
+    public func refusalToSubscribe(_ filter: TopicFilter, by peer: PeerIdentity) -> String? {
+        TopicTable.maySubscribe(filter.rawValue, peer.spiffeID.role, peer.spiffeID.id) ? nil : "topic"
+    }
+
+    public func refusalToConnect(_ peer: PeerIdentity) -> String? {
+        peer.spiffeID.role == .broker ? "role" : nil
+    }
+}

@@ -1,0 +1,201 @@
+public import Identity
+public import Logging
+public import MQTT
+import NIOCore
+import NIOPosix
+import NIOSSL
+public import ServiceLifecycle
+import Synchronization
+
+/// An MQTT 3.1.1 and 5.0 broker inside this process.
+///
+///     let broker = try Broker(configuration: configuration, logger: logger)
+///     let session = try await broker.openInProcessSession(
+///         identity: me, clientID: "control-center", subscriptions: [...])
+///     // broker is a Service: run it in a ServiceGroup.
+///
+/// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), QoS 0 and 1, retained
+/// messages, takeover, keep-alive, limits on everything that a client can make grow. QoS 2, wills, shared
+/// subscriptions and extended authentication are refused with the reason the standard has for it. Sessions
+/// are in memory. All sessions live on one event loop.
+///
+/// **Slow consumers**: a client that does not take what it is sent gets no messages of QoS 0 meanwhile (they
+/// are dropped and counted), and those of QoS 1 are queued. When the queue is full, new ones are dropped and
+/// counted, ``BrokerEvent/queueFull(peer:clientID:)`` says so once, and the client is disconnected (reason
+/// 0x97) if it is there; its session stays. Nobody else waits for it. In-process sessions lose nothing: when
+/// they lag, their publishers are read no further.
+public final class Broker: Service {
+    private let configuration: BrokerConfiguration
+    private let logger: Logger
+    private let eventLoop: any EventLoop
+    private let core: NIOLoopBoundBox<BrokerCore>
+    private let context: Mutex<NIOSSLContext?>
+    private let bound: EventLoopPromise<[Int]>
+
+    /// - Throws: ``BrokerError`` with code `configuration`, or an error of NIOSSL about certificates and keys.
+    public init(configuration: BrokerConfiguration, logger: Logger) throws {
+        guard !configuration.listeners.isEmpty else {
+            throw BrokerError(.configuration, "the broker has no listener: give it one")
+        }
+        for case .tls in configuration.listeners.map(\.kind) {
+            guard configuration.tls != nil, configuration.admission != nil else {
+                throw BrokerError(.configuration, "a TLS listener needs certificates and somebody who admits peers")
+            }
+        }
+        self.configuration = configuration
+        self.logger = logger
+        let eventLoop = configuration.eventLoop ?? MultiThreadedEventLoopGroup.singleton.next()
+        self.eventLoop = eventLoop
+        self.context = Mutex(try configuration.tls?.makeContext())
+        self.bound = eventLoop.makePromise()
+        // Made here, and from here on only touched on the loop.
+        self.core = NIOLoopBoundBox.makeBoxSendingValue(
+            BrokerCore(eventLoop: eventLoop, configuration: configuration, logger: logger), eventLoop: eventLoop)
+    }
+
+    deinit {
+        self.bound.fail(BrokerError(.closed, "the broker was never run"))
+    }
+
+    /// The ports, one for each listener in its order; waits until they are bound.
+    ///
+    /// - Throws: ``BrokerError`` if they cannot be.
+    public func boundPorts() async throws -> [Int] { try await self.bound.futureResult.get() }
+
+    /// Listens and serves until graceful shutdown or cancellation, then says goodbye to everybody.
+    ///
+    /// - Throws: ``BrokerError`` with code `listen`.
+    public func run() async throws {
+        let eventLoop = self.eventLoop
+        let core = self.core
+        var servers: [any Channel] = []
+        do {
+            for listener in self.configuration.listeners { servers.append(try await self.listen(listener)) }
+        } catch {
+            for server in servers { try? await server.close().get() }
+            self.bound.fail(error)
+            throw error
+        }
+        self.bound.succeed(servers.map { $0.localAddress?.port ?? 0 })
+
+        let start = NIODeadline.now()
+        let ticker = eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(500), delay: .milliseconds(500)) { _ in
+            core.value.tick(uptime: UInt64((NIODeadline.now() - start).nanoseconds / 1_000_000_000))
+        }
+        // Ends by shutdown or by cancellation; both mean the same here.
+        try? await gracefulShutdown()
+
+        ticker.cancel()
+        for server in servers { try? await server.close().get() }
+        try? await eventLoop.submit { core.value.shutDown() }.get()
+    }
+
+    private func listen(_ listener: BrokerConfiguration.Listener) async throws -> any Channel {
+        let (host, port): (String, Int) =
+            switch listener.kind {
+            case .tls(let host, let port): (host, port)
+            case .plaintext(let port, _): ("127.0.0.1", port)
+            }
+        let bootstrap = ServerBootstrap(group: self.eventLoop)
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+            .serverChannelOption(.backlog, value: 1_024)
+            .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .childChannelOption(.socketOption(.so_keepalive), value: 1)
+            .childChannelOption(.maxMessagesPerRead, value: 4)
+            .childChannelOption(
+                .writeBufferWaterMark,
+                value: .init(
+                    low: self.configuration.limits.slowConsumerBytes / 4,
+                    high: self.configuration.limits.slowConsumerBytes)
+            )
+            .childChannelInitializer { [self] channel in
+                channel.eventLoop.makeCompletedFuture { try self.initialize(channel, listener.kind) }
+            }
+        do {
+            return try await bootstrap.bind(host: host, port: port).get()
+        } catch {
+            throw BrokerError(.listen, "cannot listen on \(host):\(port): \(error)")
+        }
+    }
+
+    private func initialize(_ channel: any Channel, _ kind: BrokerConfiguration.Listener.Kind) throws {
+        let address = channel.remoteAddress.map { "\($0.ipAddress ?? "?"):\($0.port ?? 0)" } ?? "?"
+        let pipeline = channel.pipeline.syncOperations
+        switch kind {
+        case .tls:
+            guard let context = self.context.withLock({ $0 }), let admission = self.configuration.admission else {
+                throw BrokerError(.configuration, "a TLS listener needs certificates and somebody who admits peers")
+            }
+            var configuration = NIOSSLServerHandler.Configuration()
+            // Thousands of clients are idle most of the time: none keeps a large buffer.
+            configuration.maximumPreservedOutboundBufferCapacity = 32_768
+            let tls = NIOSSLServerHandler(context: context, configuration: configuration)
+            try pipeline.addHandler(tls)
+            try pipeline.addHandler(
+                ConnectionHandler(core: self.core.value, address: address, tls: (tls, admission), identify: nil))
+        case .plaintext(_, let identify):
+            try pipeline.addHandler(
+                ConnectionHandler(core: self.core.value, address: address, tls: nil, identify: identify))
+        }
+    }
+
+    /// Opens a session of this process, with its subscriptions. Before or after ``run()`` has begun.
+    ///
+    /// - Parameters:
+    ///   - identity: who publishes and subscribes; the authorizer is asked as for anybody.
+    ///   - clientID: must not be in use by another in-process session of that identity.
+    /// - Throws: ``BrokerError`` with code `not-authorized` or `closed`.
+    public func openInProcessSession(
+        identity: PeerIdentity, clientID: String, subscriptions: [Subscription]
+    ) async throws -> InProcessSession {
+        let core = self.core
+        let session = InProcessSession(core: core, eventLoop: self.eventLoop)
+        let (local, refusal) = try await self.eventLoop.submit {
+            core.value.openInProcess(session, peer: identity, clientID: clientID, subscriptions: subscriptions)
+        }.get()
+        guard let local else {
+            throw BrokerError(.notAuthorized, "no session for \(identity): \(refusal ?? "refused")")
+        }
+        session.opened(as: local)
+        return session
+    }
+
+    /// Exchanges certificate, key and roots for the connections that come; tickets for resumption become
+    /// worthless. Live connections stay: see ``recheckPeers()``.
+    ///
+    /// - Throws: an error of NIOSSL; then nothing has changed.
+    public func reload(tls: BrokerTLS) throws {
+        let new = try tls.makeContext()
+        self.context.withLock { $0 = new }
+    }
+
+    /// Disconnects everybody for whom the closure holds.
+    ///
+    /// - Returns: how many connections were closed.
+    @discardableResult
+    public func disconnect(
+        reason: String = "disconnected by an operator",
+        where isUnwanted: @escaping @Sendable (PeerIdentity) -> Bool
+    ) async throws -> Int {
+        let core = self.core
+        return try await self.eventLoop.submit {
+            core.value.disconnect(.administrativeAction, reason, where: isUnwanted)
+        }.get()
+    }
+
+    /// Asks ``PeerAdmission`` again for each live connection and disconnects who may not stay. To be called when
+    /// revocation lists have changed.
+    ///
+    /// - Returns: how many connections were closed.
+    @discardableResult
+    public func recheckPeers() async throws -> Int {
+        let core = self.core
+        return try await self.eventLoop.submit { core.value.recheckPeers() }.get()
+    }
+
+    /// Counts since the start.
+    public func statistics() async throws -> BrokerStatistics {
+        let core = self.core
+        return try await self.eventLoop.submit { core.value.router.statistics }.get()
+    }
+}

@@ -1,0 +1,166 @@
+public import Identity
+public import MQTT
+public import NIOCore
+public import NIOSSL
+public import PKI
+
+/// How a broker is set up.
+public struct BrokerConfiguration: Sendable {
+    /// Where it listens.
+    public struct Listener: Sendable {
+        enum Kind: Sendable {
+            case tls(host: String, port: Int)
+            case plaintext(port: Int, identify: @Sendable (Connect) -> PeerIdentity?)
+        }
+
+        let kind: Kind
+
+        /// Mutual TLS. Needs ``BrokerConfiguration/tls`` and ``BrokerConfiguration/admission``.
+        ///
+        /// - Parameter port: 0 lets the system choose; see ``Broker/boundPorts()``.
+        public static func tls(host: String, port: Int) -> Listener { Listener(kind: .tls(host: host, port: port)) }
+
+        /// Without TLS, on 127.0.0.1 only: for tests and measurements. Whoever can reach it is whoever
+        /// `identify` takes it for.
+        ///
+        /// - Parameter identify: says who a CONNECT is of; `nil` refuses it.
+        public static func plaintextOnLoopback(
+            port: Int, identify: @escaping @Sendable (Connect) -> PeerIdentity?
+        ) -> Listener {
+            Listener(kind: .plaintext(port: port, identify: identify))
+        }
+    }
+
+    /// At least one.
+    public var listeners: [Listener]
+
+    /// What the broker presents and which roots it trusts; may be exchanged later by ``Broker/reload(tls:)``.
+    public var tls: BrokerTLS?
+
+    /// Asked after every TLS handshake, resumed ones included, before anything of the client is read.
+    public var admission: PeerAdmission?
+
+    /// Who may publish and subscribe to what.
+    public var authorizer: any Authorizer
+
+    public var limits: BrokerLimits
+
+    /// Told of what happens, refusals above all. Called on the event loop: it must be quick.
+    public var observer: (@Sendable (BrokerEvent) -> Void)?
+
+    /// Where all sessions live; one of the process's shared loops unless given.
+    public var eventLoop: (any EventLoop)?
+
+    public init(
+        listeners: [Listener], tls: BrokerTLS? = nil, admission: PeerAdmission? = nil,
+        authorizer: any Authorizer = TopicTableAuthorizer(), limits: BrokerLimits = BrokerLimits(),
+        observer: (@Sendable (BrokerEvent) -> Void)? = nil, eventLoop: (any EventLoop)? = nil
+    ) {
+        self.listeners = listeners
+        self.tls = tls
+        self.admission = admission
+        self.authorizer = authorizer
+        self.limits = limits
+        self.observer = observer
+        self.eventLoop = eventLoop
+    }
+}
+
+/// The broker's side of TLS.
+public struct BrokerTLS: Sendable {
+    let configuration: TLSConfiguration
+
+    /// Mutual TLS 1.3 with a client certificate required.
+    ///
+    /// - Parameters:
+    ///   - chainPEM: the broker's certificate and its intermediates.
+    ///   - keyPEM: its private key.
+    ///   - rootsPEM: the roots that clients' chains must lead to.
+    ///   - allowsTLS12: lets older clients in.
+    /// - Throws: an error of NIOSSL if one of them is not PEM.
+    public init(chainPEM: String, keyPEM: String, rootsPEM: String, allowsTLS12: Bool = false) throws {
+        let chain = try NIOSSLCertificate.fromPEMBytes(Array(chainPEM.utf8))
+        let key = try NIOSSLPrivateKey(bytes: Array(keyPEM.utf8), format: .pem)
+        let roots = try NIOSSLCertificate.fromPEMBytes(Array(rootsPEM.utf8))
+        var configuration = TLSConfiguration.makeServerConfigurationWithMTLS(
+            certificateChain: chain.map { .certificate($0) }, privateKey: .privateKey(key),
+            trustRoots: .certificates(roots))
+        configuration.minimumTLSVersion = allowsTLS12 ? .tlsv12 : .tlsv13
+        configuration.shutdownTimeout = .seconds(1)
+        self.init(configuration)
+    }
+
+    /// Any other configuration, such as one with a key in hardware. Client certificates must be required in it.
+    public init(_ configuration: TLSConfiguration) {
+        self.configuration = configuration
+    }
+
+    /// Reads no files, but computes: not for an event loop. Each context has its own ticket keys.
+    func makeContext() throws -> NIOSSLContext { try NIOSSLContext(configuration: self.configuration) }
+}
+
+/// Decides who is let in by its certificate, and for how long.
+///
+/// TLS resumes sessions without verifying anything again, so the broker asks this after *every* handshake,
+/// and again for all live connections by ``Broker/recheckPeers()`` and once a minute.
+public struct PeerAdmission: Sendable {
+    /// Somebody who was let in.
+    public struct Peer: Sendable {
+        public let identity: PeerIdentity
+        /// Throws once it may not stay: expired or revoked.
+        public let requireStanding: @Sendable () throws -> Void
+
+        public init(identity: PeerIdentity, requireStanding: @escaping @Sendable () throws -> Void = {}) {
+            self.identity = identity
+            self.requireStanding = requireStanding
+        }
+    }
+
+    let admit: @Sendable (_ certificate: [UInt8]) throws -> Peer
+
+    /// - Parameter admit: takes the DER of the leaf, throws to refuse. Called on the event loop.
+    public init(_ admit: @escaping @Sendable (_ certificate: [UInt8]) throws -> Peer) {
+        self.admit = admit
+    }
+
+    /// By the rules of the installation's PKI.
+    ///
+    /// - Parameter now: the time, in Unix seconds.
+    public init(gate: PeerGate, now: @escaping @Sendable () -> UnixTime) {
+        self.init { certificate in
+            let peer = try gate.admit(leaf: certificate, at: now())
+            return Peer(identity: peer.identity) { try gate.requireStanding(peer, at: now()) }
+        }
+    }
+}
+
+/// Why a broker does not start or a session does not open. Two errors are equal when their codes are.
+public struct BrokerError: Error, Hashable, Sendable, CustomStringConvertible {
+    public struct Code: Hashable, Sendable, CustomStringConvertible {
+        public let description: String
+
+        /// No listener, or one without what it needs.
+        public static let configuration = Code(description: "configuration")
+        /// An address cannot be listened on.
+        public static let listen = Code(description: "listen")
+        /// An in-process session may not exist or subscribe.
+        public static let notAuthorized = Code(description: "not-authorized")
+        /// The broker has shut down.
+        public static let closed = Code(description: "closed")
+    }
+
+    public let code: Code
+    /// One line: what is wrong and, where we know it, what to do.
+    public let reason: String
+
+    public init(_ code: Code, _ reason: String) {
+        self.code = code
+        self.reason = reason
+    }
+
+    public var description: String { self.reason }
+
+    public static func == (a: BrokerError, b: BrokerError) -> Bool { a.code == b.code }
+
+    public func hash(into hasher: inout Hasher) { hasher.combine(self.code) }
+}

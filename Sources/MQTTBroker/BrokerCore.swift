@@ -1,0 +1,258 @@
+import Identity
+import Logging
+import MQTT
+import MessageBus
+import NIOCore
+
+/// Carries out what the router says, on the one event loop on which all sessions live.
+///
+/// What is written to a connection within a tick of the loop is gathered in its buffer and flushed once,
+/// at the end of the tick, whoever caused it.
+final class BrokerCore {
+    let eventLoop: any EventLoop
+    let limits: BrokerLimits
+    var router: Router
+    /// Half seconds since start: what deadlines and keep-alives are measured with.
+    private(set) var ticks: UInt64 = 0
+    private(set) var isShuttingDown = false
+
+    private let observer: (@Sendable (BrokerEvent) -> Void)?
+    private let logger: Logger
+    private var connections: [ConnectionHandler?] = []
+    /// Every handler, with a session or not, for deadlines and shutdown.
+    private var handlers: [ObjectIdentifier: ConnectionHandler] = [:]
+    private var inProcess: [Int: LocalSession] = [:]
+    private var nextInProcess = 1
+    private var dirty: [ConnectionHandler] = []
+    private var dirtyInProcess: [Int] = []
+    private var isFlushScheduled = false
+    private var isPerforming = false
+    private var assignedClientIDs: UInt64 = 0
+    private let instance = UInt64.random(in: .min ... .max)
+
+    private struct LocalSession {
+        let session: InProcessSession
+        var pending: [BusEvent] = []
+    }
+
+    init(eventLoop: any EventLoop, configuration: BrokerConfiguration, logger: Logger) {
+        self.eventLoop = eventLoop
+        self.limits = configuration.limits
+        self.router = Router(limits: configuration.limits, authorizer: configuration.authorizer)
+        self.observer = configuration.observer
+        self.logger = logger
+    }
+
+    static let ticksPerSecond: UInt64 = 2
+
+    // MARK: Connections
+
+    /// - Returns: `false` if there are too many.
+    func add(_ handler: ConnectionHandler) -> Bool {
+        guard self.handlers.count < self.limits.maximumConnections, !self.isShuttingDown else { return false }
+        self.handlers[ObjectIdentifier(handler)] = handler
+        return true
+    }
+
+    func remove(_ handler: ConnectionHandler) {
+        self.handlers[ObjectIdentifier(handler)] = nil
+    }
+
+    func leave(_ id: ConnectionID, reason: String) {
+        self.connections[id.index] = nil
+        self.router.connectionLost(id, reason: reason)
+        self.perform()
+    }
+
+    func connect(
+        _ packet: Connect, peer: PeerIdentity, handler: ConnectionHandler
+    ) -> Router.ConnectOutcome {
+        let outcome = self.router.connect(packet, peer: peer) {
+            self.assignedClientIDs += 1
+            return "auto-" + String(self.instance, radix: 36) + "-" + String(self.assignedClientIDs)
+        }
+        self.perform()
+        if case .accepted(let id, _, _) = outcome {
+            while self.connections.count <= id.index { self.connections.append(nil) }
+            self.connections[id.index] = handler
+        }
+        return outcome
+    }
+
+    func report(_ event: BrokerEvent) {
+        switch event {
+        case .connected, .disconnected: self.logger.debug("\(event)")
+        default: self.logger.notice("\(event)")
+        }
+        self.observer?(event)
+    }
+
+    /// Carries out the router's actions. Called after each call into it; never runs inside itself.
+    func perform() {
+        guard !self.isPerforming else { return }
+        self.isPerforming = true
+        defer { self.isPerforming = false }
+        var index = 0
+        while index < self.router.actions.count {
+            let action = self.router.actions[index]
+            index += 1
+            switch action {
+            case .acknowledge(let id, let packetID, let code):
+                self.handler(id)?.writePubAck(packetID, code)
+            case .deliver(let id, let message, let header):
+                self.handler(id)?.writePublish(message, header, now: self.router.now)
+            case .deliverInProcess(let local, let message, let qos, let retain, let token):
+                self.deliver(message, qos, retain: retain, token: token, to: local)
+            case .send(let id, let packet):
+                self.handler(id)?.write(packet)
+            case .close(let id, let code, let reason):
+                self.handler(id)?.close(code, reason)
+            case .hold(let id):
+                self.handler(id)?.hold()
+            case .resume(let id):
+                self.handler(id)?.resume()
+            case .event(let event):
+                self.report(event)
+            }
+        }
+        self.router.actions.removeAll(keepingCapacity: true)
+    }
+
+    private func handler(_ id: ConnectionID) -> ConnectionHandler? {
+        guard id.index < self.connections.count, let handler = self.connections[id.index], handler.id == id else {
+            return nil
+        }
+        return handler
+    }
+
+    // MARK: Flushing
+
+    func markDirty(_ handler: ConnectionHandler) {
+        self.dirty.append(handler)
+        self.scheduleFlush()
+    }
+
+    private func scheduleFlush() {
+        guard !self.isFlushScheduled else { return }
+        self.isFlushScheduled = true
+        // Tasks run after all that was readable in this tick has been read.
+        let bound = NIOLoopBound(self, eventLoop: self.eventLoop)
+        self.eventLoop.execute { bound.value.flushAll() }
+    }
+
+    private func flushAll() {
+        self.isFlushScheduled = false
+        var handlers: [ConnectionHandler] = []
+        swap(&handlers, &self.dirty)
+        for handler in handlers { handler.flush() }
+        handlers.removeAll(keepingCapacity: true)
+        if self.dirty.isEmpty { swap(&handlers, &self.dirty) }
+        for local in self.dirtyInProcess {
+            guard var state = self.inProcess[local] else { continue }
+            self.inProcess[local]?.pending = []
+            if state.session.push(&state.pending, limits: self.limits) {
+                self.router.setFull(local, true)
+            }
+        }
+        self.dirtyInProcess.removeAll(keepingCapacity: true)
+    }
+
+    // MARK: Time
+
+    /// Called twice a second.
+    func tick(uptime: UInt64) {
+        self.ticks += 1
+        self.router.advance(to: uptime)
+        for handler in Array(self.handlers.values) { handler.checkDeadlines() }
+        if self.ticks.isMultiple(of: 60 * Self.ticksPerSecond) { self.recheckPeers() }
+        self.perform()
+    }
+
+    /// Asks for each live connection whether its peer may stay.
+    ///
+    /// - Returns: how many were disconnected.
+    @discardableResult
+    func recheckPeers() -> Int {
+        var count = 0
+        for handler in Array(self.handlers.values) where handler.closeUnlessStanding() { count += 1 }
+        return count
+    }
+
+    /// Disconnects, and ends the sessions of those that are not connected.
+    func disconnect(_ code: ReasonCode, _ reason: String, where isUnwanted: (PeerIdentity) -> Bool) -> Int {
+        var count = 0
+        for handler in Array(self.handlers.values) {
+            guard let peer = handler.peer, isUnwanted(peer) else { continue }
+            handler.close(code, reason)
+            count += 1
+        }
+        return count
+    }
+
+    func shutDown() {
+        self.isShuttingDown = true
+        for handler in Array(self.handlers.values) { handler.close(.serverShuttingDown, "the broker shuts down") }
+        for (_, state) in self.inProcess { state.session.end() }
+        self.inProcess = [:]
+    }
+
+    // MARK: In-process sessions
+
+    func openInProcess(
+        _ session: InProcessSession, peer: PeerIdentity, clientID: String, subscriptions: [Subscription]
+    ) -> (Int?, String?) {
+        guard !self.isShuttingDown else { return (nil, "the broker has shut down") }
+        let local = self.nextInProcess
+        self.nextInProcess += 1
+        self.inProcess[local] = LocalSession(session: session, pending: [.connected])
+        let refusal = self.router.openInProcess(
+            local, peer: peer, clientID: clientID, subscriptions: subscriptions)
+        if let refusal {
+            self.inProcess[local] = nil
+            self.router.actions.removeAll(keepingCapacity: true)
+            return (nil, refusal)
+        }
+        self.dirtyInProcess.append(local)
+        self.scheduleFlush()
+        self.perform()
+        return (local, nil)
+    }
+
+    func closeInProcess(_ local: Int) {
+        self.inProcess.removeValue(forKey: local)?.session.end()
+        self.router.closeInProcess(local)
+        self.perform()
+    }
+
+    private func deliver(_ message: Message, _ qos: QoS, retain: Bool, token: UInt64?, to local: Int) {
+        guard let session = self.inProcess[local]?.session else { return }
+        if self.inProcess[local]?.pending.isEmpty == true {
+            self.dirtyInProcess.append(local)
+            self.scheduleFlush()
+        }
+        self.inProcess[local]?.pending.append(
+            .delivery(
+                Delivery(
+                    topic: message.topic, payload: message.payload, qos: qos, isRetained: retain,
+                    sender: message.sender,
+                    settlement: token.map { Delivery.Settlement(target: session, token: $0) })))
+    }
+
+    func settle(_ tokens: [UInt64]) {
+        for token in tokens { self.router.settle(token) }
+        self.perform()
+    }
+
+    func drained(_ local: Int) {
+        self.router.setFull(local, false)
+        self.perform()
+    }
+
+    func publish(_ messages: [InProcessSession.Outgoing], from local: Int) {
+        for message in messages {
+            let refusal = self.router.publish(message.publish, fromInProcess: local)
+            self.perform()
+            message.done(refusal)
+        }
+    }
+}

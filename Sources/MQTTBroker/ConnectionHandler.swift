@@ -1,0 +1,394 @@
+import Identity
+import MQTT
+import NIOCore
+import NIOSSL
+import NIOTLS
+
+/// One client's connection: bytes to packets, packets to the router, and what the router answers to bytes.
+///
+/// Packets are parsed inside `channelRead`, and nothing is passed from handler to handler per packet.
+final class ConnectionHandler: ChannelDuplexHandler {
+    typealias InboundIn = ByteBuffer
+    typealias InboundOut = Never
+    typealias OutboundIn = Never
+    typealias OutboundOut = ByteBuffer
+
+    private enum Phase {
+        /// TLS has not finished.
+        case handshake
+        /// The peer is known by its certificate, or nothing is asked of it; CONNECT has not come.
+        case waiting
+        case open
+        case closed
+    }
+
+    private let core: BrokerCore
+    private let address: String
+    private let tls: NIOSSLServerHandler?
+    private let admission: PeerAdmission?
+    private let identify: (@Sendable (Connect) -> PeerIdentity?)?
+    private var context: ChannelHandlerContext?
+    private var decoder: PacketDecoder
+    private var phase: Phase
+    private var admitted: PeerAdmission.Peer?
+    private(set) var peer: PeerIdentity?
+    private(set) var id: ConnectionID?
+    private var version = ProtocolVersion.v3_1_1
+
+    private var out = ByteBuffer()
+    private var isDirty = false
+    /// What the last flush wrote: the next one is likely to be alike.
+    private var lastFlush = 0
+    private var isHeld = false
+    private var isReading = false
+
+    private let acceptedAt: UInt64
+    private var lastReadAt: UInt64
+    /// In ticks; 0 is none.
+    private var keepAlive: UInt64 = 0
+    private var closeReason = "the client closed the connection"
+
+    /// - Parameters:
+    ///   - tls: the handler before this one, and who decides about its peer.
+    ///   - identify: without TLS, who decides.
+    init(
+        core: BrokerCore, address: String, tls: (NIOSSLServerHandler, PeerAdmission)?,
+        identify: (@Sendable (Connect) -> PeerIdentity?)?
+    ) {
+        self.core = core
+        self.address = address
+        self.tls = tls?.0
+        self.admission = tls?.1
+        self.identify = identify
+        self.phase = tls == nil ? .waiting : .handshake
+        self.decoder = PacketDecoder(sender: .client, maximumPacketSize: core.limits.maximumPacketSize)
+        self.acceptedAt = core.ticks
+        self.lastReadAt = core.ticks
+    }
+
+    func handlerAdded(context: ChannelHandlerContext) {
+        self.context = context
+        if !self.core.add(self) {
+            self.core.report(
+                .connectRefused(peer: nil, clientID: "", reason: "too many connections, at \(self.address)"))
+            self.phase = .closed
+            context.close(promise: nil)
+        }
+    }
+
+    func handlerRemoved(context: ChannelHandlerContext) {
+        self.finish()
+        self.context = nil
+    }
+
+    func channelInactive(context: ChannelHandlerContext) {
+        self.finish()
+        context.fireChannelInactive()
+    }
+
+    private func finish() {
+        if self.phase == .handshake {
+            self.core.report(
+                .handshakeRefused(address: self.address, reason: "the connection ended within the TLS handshake"))
+        }
+        self.leave()
+        self.core.remove(self)
+    }
+
+    /// Gives up the session at once; the socket may take a moment longer, for TLS says goodbye.
+    private func leave() {
+        self.phase = .closed
+        self.out = ByteBuffer()
+        guard let id = self.id else { return }
+        self.id = nil
+        self.core.leave(id, reason: self.closeReason)
+    }
+
+    // MARK: TLS
+
+    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
+        if case .handshakeCompleted? = event as? TLSUserEvent, self.phase == .handshake {
+            self.admit()
+        }
+        context.fireUserInboundEventTriggered(event)
+    }
+
+    /// The only place that every handshake passes: a resumed one calls no verification callback.
+    private func admit() {
+        do {
+            guard let certificate = try self.tls?.peerCertificate?.toDERBytes(), let admission = self.admission else {
+                return self.refuseHandshake("no client certificate")
+            }
+            let admitted = try admission.admit(certificate)
+            self.admitted = admitted
+            self.peer = admitted.identity
+            self.phase = .waiting
+        } catch {
+            self.refuseHandshake("\(error)")
+        }
+    }
+
+    private func refuseHandshake(_ reason: String) {
+        self.phase = .closed
+        self.core.report(.handshakeRefused(address: self.address, reason: reason))
+        self.context?.close(promise: nil)
+    }
+
+    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+        if self.phase == .handshake {
+            self.refuseHandshake("\(error)")
+        } else {
+            self.closeReason = "the connection failed: \(error)"
+            context.close(promise: nil)
+        }
+    }
+
+    /// - Returns: whether it was closed.
+    func closeUnlessStanding() -> Bool {
+        guard self.phase != .closed, let admitted = self.admitted else { return false }
+        do {
+            try admitted.requireStanding()
+            return false
+        } catch {
+            self.close(.notAuthorized, "\(error)")
+            return true
+        }
+    }
+
+    // MARK: Reading
+
+    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+        // Without a peer that was let in, nothing is even looked at.
+        guard self.phase == .open || self.phase == .waiting else { return }
+        self.lastReadAt = self.core.ticks
+        self.decoder.append(self.unwrapInboundIn(data))
+        self.process()
+    }
+
+    private func process() {
+        guard !self.isReading else { return }
+        self.isReading = true
+        defer { self.isReading = false }
+        do throws(MQTTError) {
+            while self.phase != .closed, !self.isHeld, let packet = try self.decoder.next() {
+                self.handle(packet)
+            }
+        } catch {
+            self.fail(error)
+        }
+    }
+
+    private func handle(_ packet: Packet) {
+        guard let id = self.id else {
+            if case .connect(let connect) = packet { self.connect(connect) }
+            return
+        }
+        switch packet {
+        case .publish(let publish):
+            self.core.router.publish(publish, from: id)
+        case .pubAck(let acknowledgement):
+            self.core.router.acknowledged(acknowledgement.packetID, from: id)
+        case .pingReq:
+            self.markDirty()
+            self.out.writeInteger(UInt16(0xD000))
+            return
+        case .subscribe(let subscribe):
+            self.core.router.subscribe(subscribe, from: id)
+        case .unsubscribe(let unsubscribe):
+            self.core.router.unsubscribe(unsubscribe, from: id)
+        case .disconnect(let disconnect):
+            self.core.router.disconnect(disconnect, from: id)
+            self.core.perform()
+            if self.phase != .closed {
+                self.closeReason = "the client disconnected"
+                self.closeAfterFlush()
+            }
+            return
+        case .pubRec, .pubRel, .pubComp:
+            self.close(.protocolError, "an acknowledgement of QoS 2, which was never agreed on")
+            return
+        case .auth:
+            self.close(.protocolError, "AUTH without an authentication method")
+            return
+        case .connect, .connAck, .subAck, .unsubAck, .pingResp:
+            // The decoder lets none of these through.
+            return
+        }
+        self.core.perform()
+    }
+
+    private func connect(_ connect: Connect) {
+        self.version = connect.version
+        guard let peer = self.peer ?? self.identify?(connect) else {
+            self.refuse(.notAuthorized, "nobody that is known here", connect)
+            return
+        }
+        self.peer = peer
+        switch self.core.connect(connect, peer: peer, handler: self) {
+        case .refused(let code, let reason):
+            self.refuse(code, reason, connect)
+        case .accepted(let id, let connAck, let keepAlive):
+            self.id = id
+            self.phase = .open
+            // One and a half times what was agreed on (MQTT-3.1.2-22), to the next tick.
+            self.keepAlive = (UInt64(keepAlive) * 3 * BrokerCore.ticksPerSecond + 1) / 2
+            self.write(.connAck(connAck))
+            self.core.router.start(id)
+            self.core.perform()
+        }
+    }
+
+    private func refuse(_ code: ReasonCode, _ reason: String, _ connect: Connect) {
+        self.core.report(.connectRefused(peer: self.peer, clientID: connect.clientID, reason: reason))
+        self.write(
+            .connAck(ConnAck(sessionPresent: false, reasonCode: code, properties: [.reasonString(reason)])))
+        self.closeAfterFlush()
+    }
+
+    /// The client broke the protocol: tell it why if it can be told, and end.
+    private func fail(_ error: MQTTError) {
+        if error.code == .packetTooLarge {
+            self.core.report(.packetTooLarge(peer: self.peer, address: self.address, reason: error.reason))
+        } else {
+            self.core.report(.malformed(peer: self.peer, address: self.address, error: error))
+        }
+        if self.phase == .waiting, error.code == .unsupportedVersion {
+            self.write(.connAck(ConnAck(sessionPresent: false, reasonCode: .unsupportedProtocolVersion)))
+        }
+        self.close(error.reasonCode, error.reason)
+    }
+
+    /// Back-pressure: what is not read stays with its sender.
+    func hold() {
+        guard !self.isHeld else { return }
+        self.isHeld = true
+        self.setAutoRead(false)
+    }
+
+    func resume() {
+        guard self.isHeld else { return }
+        self.isHeld = false
+        self.lastReadAt = self.core.ticks
+        self.setAutoRead(true)
+        // The caller is inside the router's actions: the packets that wait come in a moment of their own.
+        let bound = NIOLoopBound(self, eventLoop: self.core.eventLoop)
+        self.core.eventLoop.execute { bound.value.process() }
+    }
+
+    private func setAutoRead(_ isOn: Bool) {
+        guard let channel = self.context?.channel else { return }
+        do {
+            try channel.syncOptions?.setOption(.autoRead, value: isOn)
+        } catch {
+            // Only a closed channel refuses, and that is read no more anyway.
+        }
+    }
+
+    // MARK: Deadlines
+
+    func checkDeadlines() {
+        let now = self.core.ticks
+        switch self.phase {
+        case .handshake, .waiting:
+            guard now - self.acceptedAt > UInt64(self.core.limits.connectDeadline) * BrokerCore.ticksPerSecond else {
+                return
+            }
+            if self.phase == .handshake {
+                self.refuseHandshake("no TLS handshake within \(self.core.limits.connectDeadline) s")
+            } else {
+                self.core.report(
+                    .connectRefused(
+                        peer: self.peer, clientID: "", reason: "no CONNECT within \(self.core.limits.connectDeadline) s"
+                    ))
+                self.close(.unspecifiedError, "no CONNECT")
+            }
+        case .open:
+            guard self.keepAlive > 0, !self.isHeld, now - self.lastReadAt > self.keepAlive else { return }
+            self.close(.keepAliveTimeout, "silent for longer than its keep-alive")
+        case .closed:
+            return
+        }
+    }
+
+    // MARK: Writing
+
+    func write(_ packet: Packet) {
+        guard self.phase != .closed else { return }
+        self.markDirty()
+        do throws(MQTTError) {
+            try packet.encode(into: &self.out, version: self.version)
+        } catch {
+            self.close(.implementationSpecificError, "\(error)")
+        }
+    }
+
+    /// Four bytes, and by far the most frequent answer.
+    func writePubAck(_ packetID: UInt16, _ code: ReasonCode) {
+        guard self.phase == .open else { return }
+        guard code == .success else {
+            self.write(.pubAck(PubAck(packetID: packetID, reasonCode: code)))
+            return
+        }
+        self.markDirty()
+        self.out.writeInteger(UInt32(0x4002_0000) | UInt32(packetID))
+    }
+
+    func writePublish(_ message: Message, _ header: Router.Header, now: UInt64) {
+        guard self.phase == .open else { return }
+        self.markDirty()
+        let publish = message.publish(
+            qos: header.qos, retain: header.retain, isDuplicate: header.isDuplicate, packetID: header.packetID,
+            subscriptionIDs: header.subscriptionIDs, now: now)
+        do throws(MQTTError) {
+            try publish.encode(into: &self.out, version: self.version)
+        } catch {
+            self.close(.implementationSpecificError, "\(error)")
+        }
+        // Enough for now: what more comes in this tick must see whether the client still takes it.
+        if self.out.readableBytes > self.core.limits.slowConsumerBytes / 2 { self.flush() }
+    }
+
+    private func markDirty() {
+        guard !self.isDirty else { return }
+        self.isDirty = true
+        self.out.reserveCapacity(min(self.lastFlush, 16_384))
+        self.core.markDirty(self)
+    }
+
+    /// Hands over what was gathered.
+    func flush() {
+        self.isDirty = false
+        guard let context = self.context, self.out.readableBytes > 0 else { return }
+        let out = self.out
+        self.out = ByteBuffer()
+        self.lastFlush = out.readableBytes
+        context.writeAndFlush(self.wrapOutboundOut(out), promise: nil)
+    }
+
+    func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if let id = self.id, self.phase == .open {
+            self.core.router.setWritable(id, context.channel.isWritable)
+            self.core.perform()
+        }
+        context.fireChannelWritabilityChanged()
+    }
+
+    // MARK: Closing
+
+    /// Says why, if the client's version can be told, and closes.
+    func close(_ code: ReasonCode, _ reason: String) {
+        guard self.phase != .closed else { return }
+        self.closeReason = reason
+        if self.phase == .open, self.version == .v5_0 {
+            self.write(.disconnect(Disconnect(reasonCode: code, properties: [.reasonString(reason)])))
+        }
+        self.closeAfterFlush()
+    }
+
+    private func closeAfterFlush() {
+        guard self.phase != .closed else { return }
+        self.flush()
+        self.leave()
+        self.context?.close(promise: nil)
+    }
+}

@@ -1,0 +1,41 @@
+/// What one broker holds for its clients. All bounds are per broker process.
+public struct BrokerLimits: Sendable {
+    /// The largest packet, in bytes with its fixed header; announced in 5.0.
+    public var maximumPacketSize = 131_072
+    /// Connections at once, those in their handshake included.
+    public var maximumConnections = 10_000
+    /// Sessions of one identity, connected or not.
+    public var maximumSessionsPerIdentity = 16
+    /// Subscriptions of one session.
+    public var maximumSubscriptionsPerSession = 256
+    /// Messages of QoS 1 that a client may have sent without PUBACK: our Receive Maximum. At a client of
+    /// 3.1.1, which is not told, reading stops until one is settled.
+    public var receiveMaximum: UInt16 = 256
+    /// Messages of QoS 1 sent to a client without its PUBACK; its own Receive Maximum may be lower.
+    public var maximumInflight = 256
+    /// Messages of QoS 1 that wait for a client, beyond those in flight.
+    public var maximumQueuedMessages = 100_000
+    /// Their payloads, in bytes.
+    public var maximumQueuedBytes = 64 * 1_024 * 1_024
+    /// Retained messages.
+    public var maximumRetainedMessages = 10_000
+    /// Their payloads, in bytes.
+    public var maximumRetainedBytes = 64 * 1_024 * 1_024
+    /// A session without a connection is kept this long, in seconds, whatever its client asks for.
+    public var maximumSessionExpiry: UInt32 = 14 * 86_400
+    /// From accepting a connection to its CONNECT, in seconds.
+    public var connectDeadline: UInt32 = 10
+    /// The longest keep-alive, in seconds: told to clients of 5.0 that ask for more or none.
+    public var maximumKeepAlive: UInt16 = 3_600
+    /// The longest client identifier, in bytes of UTF-8.
+    public var maximumClientIDLength = 256
+    /// Messages that wait to be received by an in-process session before its publishers are no longer read.
+    public var maximumInProcessMessages = 8_192
+    /// Their payloads, in bytes.
+    public var maximumInProcessBytes = 32 * 1_024 * 1_024
+    /// Bytes written but not taken by a client before it counts as slow: above, messages of QoS 0 to it are
+    /// dropped, those of QoS 1 queued.
+    public var slowConsumerBytes = 256 * 1_024
+
+    public init() {}
+}

@@ -1,0 +1,70 @@
+package import Identity
+package import MQTT
+package import NIOCore
+
+/// A message on its way, shared by everyone it goes to. Stays on the broker's event loop.
+package final class Message {
+    package let topic: TopicName
+    package private(set) var payload: ByteBuffer
+    /// What is passed on: without topic alias and subscription identifiers.
+    package let properties: Properties
+    package let sender: PeerIdentity?
+    /// The second of the broker's clock from which it is no longer delivered.
+    package let expiry: UInt64?
+
+    private var isKept: Bool
+
+    /// - Parameters:
+    ///   - isKept: The payload's memory is the message's own, not a part of a receive buffer.
+    package init(_ publish: Publish, sender: PeerIdentity?, now: UInt64, isKept: Bool = false) {
+        self.topic = publish.topic
+        self.payload = publish.payload
+        self.sender = sender
+        self.isKept = isKept
+        if publish.properties.isEmpty {
+            self.properties = publish.properties
+            self.expiry = nil
+        } else {
+            self.properties = publish.properties.filter {
+                switch $0 {
+                case .topicAlias, .subscriptionIdentifier: false
+                default: true
+                }
+            }
+            self.expiry = publish.properties.messageExpiryInterval.map { now + UInt64($0) }
+        }
+    }
+
+    /// Makes the payload the message's own, before it outlives the read that brought it: a slice would keep
+    /// a whole receive buffer alive.
+    package func keep() {
+        guard !self.isKept else { return }
+        self.isKept = true
+        var copy = ByteBuffer()
+        if self.payload.readableBytes > 0 {
+            copy.reserveCapacity(self.payload.readableBytes)
+            copy.writeImmutableBuffer(self.payload)
+        }
+        self.payload = copy
+    }
+
+    /// The packet that delivers it (MQTT 5.0 section 3.3.2.3.3: the expiry interval is what is left of it).
+    package func publish(
+        qos: QoS, retain: Bool, isDuplicate: Bool, packetID: UInt16, subscriptionIDs: [UInt32], now: UInt64
+    ) -> Publish {
+        var properties = self.properties
+        if let expiry = self.expiry {
+            properties = Properties(
+                properties.all.map {
+                    if case .messageExpiryInterval = $0 {
+                        return .messageExpiryInterval(UInt32(clamping: expiry > now ? expiry - now : 0))
+                    }
+                    return $0
+                })
+        }
+        for id in subscriptionIDs { properties.append(.subscriptionIdentifier(id)) }
+        return Publish(
+            topic: self.topic, payload: self.payload, qos: qos, retain: retain, isDuplicate: isDuplicate,
+            packetID: packetID, properties: properties)
+    }
+}

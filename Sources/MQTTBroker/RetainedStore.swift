@@ -1,0 +1,56 @@
+import MQTT
+import NIOCore
+
+/// The last retained message of each topic (MQTT 5.0 section 3.3.1.3), within bounds.
+struct RetainedStore {
+    struct Entry {
+        var message: Message
+        var qos: QoS
+    }
+
+    private var entries: [TopicName: Entry] = [:]
+    private var bytes = 0
+
+    /// Keeps a message; an empty payload removes what is there.
+    ///
+    /// - Returns: `false` if there is no room; then nothing has changed.
+    mutating func store(_ message: Message, qos: QoS, limits: BrokerLimits) -> Bool {
+        let size = message.payload.readableBytes
+        let old = self.entries[message.topic].map { $0.message.payload.readableBytes }
+        guard size > 0 else {
+            self.entries[message.topic] = nil
+            self.bytes -= old ?? 0
+            return true
+        }
+        guard self.entries.count - (old == nil ? 0 : 1) < limits.maximumRetainedMessages,
+            self.bytes - (old ?? 0) + size <= limits.maximumRetainedBytes
+        else { return false }
+        message.keep()
+        self.bytes += size - (old ?? 0)
+        self.entries[message.topic] = Entry(message: message, qos: qos)
+        return true
+    }
+
+    func matching(_ filter: TopicFilter, now: UInt64) -> [Entry] {
+        if !filter.hasWildcard {
+            guard let topic = try? TopicName(String(filter.pattern)), let entry = self.entries[topic],
+                !entry.isExpired(now)
+            else { return [] }
+            return [entry]
+        }
+        return self.entries.values.filter { filter.matches($0.message.topic) && !$0.isExpired(now) }
+    }
+
+    mutating func removeExpired(now: UInt64) {
+        for (topic, entry) in self.entries where entry.isExpired(now) {
+            self.bytes -= entry.message.payload.readableBytes
+            self.entries[topic] = nil
+        }
+    }
+
+    var count: Int { self.entries.count }
+}
+
+extension RetainedStore.Entry {
+    fileprivate func isExpired(_ now: UInt64) -> Bool { self.message.expiry.map { $0 <= now } ?? false }
+}

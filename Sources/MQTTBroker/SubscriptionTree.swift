@@ -1,0 +1,134 @@
+package import MQTT
+
+/// Who subscribed to what, found by walking a topic's levels: the cost depends on the topic, not on the
+/// number of subscriptions.
+package struct SubscriptionTree {
+    /// One subscription of one session.
+    package struct Entry {
+        package var session: Int
+        package var qos: QoS
+        package var noLocal: Bool
+        package var retainAsPublished: Bool
+        package var identifier: UInt32?
+    }
+
+    /// Changes whenever an answer of ``forEachMatch(_:_:)`` may.
+    package private(set) var generation: UInt64 = 0
+
+    private struct Node {
+        var children: [Level: Int] = [:]
+        var plus: Int?
+        /// Subscriptions that end here.
+        var exact: [Entry] = []
+        /// Those that end with `#` below here.
+        var multi: [Entry] = []
+    }
+
+    /// A level of a topic, compared by its bytes.
+    private struct Level: Hashable {
+        let text: String
+
+        init(_ text: Substring) { self.text = String(text) }
+
+        static func == (a: Level, b: Level) -> Bool { a.text.hasSameBytes(as: b.text) }
+
+        func hash(into hasher: inout Hasher) { self.text.hashBytes(into: &hasher) }
+    }
+
+    private var nodes: [Node] = [Node()]
+    private var free: [Int] = []
+
+    package init() {}
+
+    /// Adds or replaces a session's subscription to a filter.
+    package mutating func insert(_ entry: Entry, _ filter: TopicFilter) {
+        self.generation += 1
+        var node = 0
+        for level in filter.pattern.split(separator: "/", omittingEmptySubsequences: false) {
+            if level == "#" {
+                Self.replace(entry, in: &self.nodes[node].multi)
+                return
+            }
+            node = level == "+" ? self.plus(of: node) : self.child(Level(level), of: node)
+        }
+        Self.replace(entry, in: &self.nodes[node].exact)
+    }
+
+    /// Removes a session's subscription, and the branches that nobody needs any more.
+    package mutating func remove(session: Int, _ filter: TopicFilter) {
+        self.generation += 1
+        let levels = filter.pattern.split(separator: "/", omittingEmptySubsequences: false)
+        self.remove(session, levels[...], from: 0)
+    }
+
+    private mutating func remove(_ session: Int, _ levels: ArraySlice<Substring>, from node: Int) {
+        guard let level = levels.first else {
+            self.nodes[node].exact.removeAll { $0.session == session }
+            return
+        }
+        if level == "#" {
+            self.nodes[node].multi.removeAll { $0.session == session }
+            return
+        }
+        let key = Level(level)
+        guard let next = level == "+" ? self.nodes[node].plus : self.nodes[node].children[key] else { return }
+        self.remove(session, levels.dropFirst(), from: next)
+        let below = self.nodes[next]
+        if below.children.isEmpty, below.plus == nil, below.exact.isEmpty, below.multi.isEmpty {
+            if level == "+" { self.nodes[node].plus = nil } else { self.nodes[node].children[key] = nil }
+            self.free.append(next)
+        }
+    }
+
+    /// Calls `body` with each subscription that a topic matches; several times for a session with
+    /// overlapping ones.
+    package func forEachMatch(_ topic: TopicName, _ body: (Entry) -> Void) {
+        let levels = topic.rawValue.split(separator: "/", omittingEmptySubsequences: false).map(Level.init)
+        self.match(levels[...], node: 0, isFirst: true, isSystem: topic.rawValue.utf8.first == UInt8(ascii: "$"), body)
+    }
+
+    private func match(
+        _ levels: ArraySlice<Level>, node: Int, isFirst: Bool, isSystem: Bool, _ body: (Entry) -> Void
+    ) {
+        let wildcardsMatch = !(isFirst && isSystem)
+        if wildcardsMatch { self.nodes[node].multi.forEach(body) }
+        guard let level = levels.first else {
+            self.nodes[node].exact.forEach(body)
+            return
+        }
+        if let child = self.nodes[node].children[level] {
+            self.match(levels.dropFirst(), node: child, isFirst: false, isSystem: isSystem, body)
+        }
+        if wildcardsMatch, let plus = self.nodes[node].plus {
+            self.match(levels.dropFirst(), node: plus, isFirst: false, isSystem: isSystem, body)
+        }
+    }
+
+    private static func replace(_ entry: Entry, in entries: inout [Entry]) {
+        if let index = entries.firstIndex(where: { $0.session == entry.session }) {
+            entries[index] = entry
+        } else {
+            entries.append(entry)
+        }
+    }
+
+    private mutating func child(_ level: Level, of node: Int) -> Int {
+        if let child = self.nodes[node].children[level] { return child }
+        let new = self.make()
+        self.nodes[node].children[level] = new
+        return new
+    }
+
+    private mutating func plus(of node: Int) -> Int {
+        if let plus = self.nodes[node].plus { return plus }
+        let new = self.make()
+        self.nodes[node].plus = new
+        return new
+    }
+
+    private mutating func make() -> Int {
+        if let index = self.free.popLast() { return index }
+        self.nodes.append(Node())
+        return self.nodes.count - 1
+    }
+}
