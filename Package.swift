@@ -97,7 +97,7 @@ let package = Package(
             dependencies: [
                 "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "COSE", "PKI", "Telemetry",
                 "Auditor", "ControlCenter",
-                argumentParser, configuration, grdb, logging, lifecycle, nio, nioPosix, nioSSL, crypto, x509,
+                argumentParser, configuration, grdb, logging, lifecycle, nio, nioPosix, nioSSL, crypto, x509, asn1,
             ]),
 
         // Mutation fuzzing of every decoder: short in the tests, long by `make fuzz`.

@@ -1,0 +1,225 @@
+import Configuration
+import Foundation
+import Identity
+import PKI
+
+extension InstallationConfiguration {
+    /// - Parameters:
+    ///   - file: YAML; nil for environment and overrides alone.
+    ///   - overrides: by the raw value of ``Key``.
+    static func load(
+        file: String?, overrides: [String: String],
+        environment: [String: String] = ProcessInfo.processInfo.environment
+    ) async throws(CommandError) -> InstallationConfiguration {
+        var providers: [any ConfigProvider] = [
+            InMemoryProvider(
+                values: Dictionary(
+                    uniqueKeysWithValues: overrides.map {
+                        (
+                            AbsoluteConfigKey($0.key.split(separator: ".").map(String.init)),
+                            ConfigValue(stringLiteral: $0.value)
+                        )
+                    })),
+            KeyMappingProvider(upstream: EnvironmentVariablesProvider(environmentVariables: environment)) {
+                $0.prepending(["secure-mqtt"])
+            },
+        ]
+        if let file {
+            do {
+                let text = try String(contentsOfFile: file, encoding: .utf8)
+                try Self.requireKnownKeys(text, file)
+                let path = InMemoryProvider(values: ["filePath": .init(stringLiteral: file)])
+                providers.append(try await FileProvider<YAMLSnapshot>(config: ConfigReader(provider: path)))
+            } catch let error as CommandError {
+                throw error
+            } catch {
+                throw CommandError(.configuration, "\(file) is not YAML that can be read: \(error)")
+            }
+        }
+        let overridden = Set(overrides.keys)
+        return try Self(
+            Values(reader: ConfigReader(providers: providers), file: file) { key in
+                // A path from a flag or the environment is the caller's; one from the file is the file's.
+                overridden.contains(key) || environment[Self.environmentName(key)] != nil
+            })
+    }
+
+    static func environmentName(_ key: String) -> String {
+        "SECURE_MQTT_" + key.uppercased().replacing(".", with: "_").replacing("-", with: "_")
+    }
+
+    private init(_ values: Values) throws(CommandError) {
+        self.file = values.file
+        self.trust = TrustSettings(
+            domain: try values.required(.trustDomain) { (text) throws(IdentityError) in try TrustDomain(text) },
+            root: try values.requiredPath(.trustRoot),
+            intermediates: values.path(.trustIntermediates),
+            revocationLists: values.path(.trustRevocationLists),
+            requireCurrentLists: try values.bool(.trustRequireCurrentLists, default: false))
+        self.broker = BrokerSettings(
+            host: values.string(.brokerHost) ?? "localhost",
+            port: try values.int(.brokerPort, 0...65_535, default: 8_883),
+            listen: values.string(.brokerListen) ?? "0.0.0.0",
+            plaintextPort: try values.int(.brokerPlaintextPort, 0...65_535),
+            certificate: values.path(.brokerCertificate),
+            key: values.path(.brokerKey),
+            allowTLS12: try values.bool(.brokerAllowTLS12, default: false),
+            maximumConnections: try values.int(.brokerMaxConnections, 1...1_000_000, default: 10_000),
+            maximumPacketSize: try values.int(.brokerMaxPacketSize, 1_024...16_777_216, default: 131_072),
+            maximumQueuedMessages: try values.int(.brokerMaxQueuedMessages, 1...100_000_000, default: 100_000),
+            maximumQueuedBytes: try values.int(.brokerMaxQueuedBytes, 1_024...(1 << 40), default: 64 << 20))
+        self.controlCenter = try values.has(.controlCenterID) ? Self.controlCenter(values) : nil
+        self.auditor = try values.has(.auditorID) ? Self.auditor(values) : nil
+    }
+
+    private static func controlCenter(_ values: Values) throws(CommandError) -> ControlCenterSettings {
+        ControlCenterSettings(
+            id: try values.required(.controlCenterID) { (text) throws(IdentityError) in try Identifier(text) },
+            certificate: try values.requiredPath(.controlCenterCertificate),
+            key: try values.requiredPath(.controlCenterKey),
+            store: values.path(.controlCenterStore) ?? values.resolve("control-center/store.sqlite3"),
+            workers: try values.int(.controlCenterWorkers, 0...1_024, default: 0))
+    }
+
+    private static func auditor(_ values: Values) throws(CommandError) -> AuditorSettings {
+        let source = values.string(.auditorSource) ?? "simulated"
+        return AuditorSettings(
+            id: try values.required(.auditorID) { (text) throws(IdentityError) in try Identifier(text) },
+            certificate: try values.requiredPath(.auditorCertificate),
+            key: try values.requiredPath(.auditorKey),
+            state: values.path(.auditorState) ?? values.resolve("state"),
+            source: source == "simulated" ? source : values.path(.auditorSource) ?? source,
+            meter: try values.value(.auditorMeter, default: "main") { (text) throws(IdentityError) in
+                try MeterName(text)
+            },
+            columns: values.list(.auditorColumns),
+            interval: try values.int(.auditorInterval, 1...31_536_000),
+            timeZone: values.string(.auditorTimeZone) ?? "UTC",
+            speed: try values.double(.auditorSpeed, 0...1_000_000_000, default: 0),
+            seed: UInt64(try values.int(.auditorSeed, 0...Int.max, default: 1)),
+            statementInterval: try values.int(.auditorStatementInterval, 1...86_400, default: 60),
+            maximumUnsent: try values.int(.auditorMaxUnsent, 1...1_000_000_000, default: 1_000_000))
+    }
+
+    /// Finds keys that are misspelt, which a reader of values would pass over in silence. Knows the two levels of
+    /// block mappings of which our files consist; other YAML passes.
+    private static func requireKnownKeys(_ text: String, _ file: String) throws(CommandError) {
+        let known = Set(Key.allCases.map(\.rawValue))
+        let sections = Set(known.compactMap { $0.split(separator: ".").first.map(String.init) })
+        var section = ""
+        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false).enumerated() {
+            guard let match = line.firstMatch(of: #/^( *)([A-Za-z0-9_-]+):(?: |$|\r)/#) else { continue }
+            let name = String(match.2)
+            if match.1.isEmpty {
+                section = name
+                guard sections.contains(name) else {
+                    throw CommandError(.configuration, "\(file), line \(index + 1): there is no section '\(name)'")
+                }
+            } else if !known.contains("\(section).\(name)") {
+                throw CommandError(.configuration, "\(file), line \(index + 1): there is no key '\(section).\(name)'")
+            }
+        }
+    }
+}
+
+/// Values as text from wherever they come, parsed here so that an error names key and value.
+private struct Values {
+    typealias Key = InstallationConfiguration.Key
+
+    let reader: ConfigReader
+    let file: String?
+    /// Whether a key's value comes from elsewhere than the file.
+    let isFromOutside: (String) -> Bool
+
+    func string(_ key: Key) -> String? {
+        self.reader.string(forKey: ConfigKey(key.rawValue.split(separator: ".").map(String.init)))
+    }
+
+    func has(_ key: Key) -> Bool { self.string(key) != nil }
+
+    func list(_ key: Key) -> [String] {
+        let name = ConfigKey(key.rawValue.split(separator: ".").map(String.init))
+        if let list = self.reader.stringArray(forKey: name) { return list }
+        return self.string(key).map { $0.split(separator: ",").map(String.init) } ?? []
+    }
+
+    func value<Value>(
+        _ key: Key, default text: String, _ parse: (String) throws(IdentityError) -> Value
+    ) throws(CommandError) -> Value {
+        do throws(IdentityError) {
+            return try parse(self.string(key) ?? text)
+        } catch {
+            throw self.wrong(key, error.reason)
+        }
+    }
+
+    func required<Value>(
+        _ key: Key, _ parse: (String) throws(IdentityError) -> Value
+    ) throws(CommandError) -> Value {
+        guard let text = self.string(key) else { throw self.missing(key) }
+        return try self.value(key, default: text, parse)
+    }
+
+    func path(_ key: Key) -> String? {
+        self.string(key).map { self.isFromOutside(key.rawValue) ? $0 : self.resolve($0) }
+    }
+
+    func requiredPath(_ key: Key) throws(CommandError) -> String {
+        guard let path = self.path(key) else { throw self.missing(key) }
+        return path
+    }
+
+    func resolve(_ path: String) -> String {
+        guard let file, !path.hasPrefix("/"), let slash = file.lastIndex(of: "/") else { return path }
+        return String(file[...slash]) + path
+    }
+
+    func int(_ key: Key, _ range: ClosedRange<Int>) throws(CommandError) -> Int? {
+        guard let text = self.string(key) else { return nil }
+        guard let value = Int(text.replacing("_", with: "")), range.contains(value) else {
+            throw self.wrong(
+                key, "'\(text)' is not a whole number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return value
+    }
+
+    func int(_ key: Key, _ range: ClosedRange<Int>, default value: Int) throws(CommandError) -> Int {
+        try self.int(key, range) ?? value
+    }
+
+    func double(_ key: Key, _ range: ClosedRange<Double>, default value: Double) throws(CommandError) -> Double {
+        guard let text = self.string(key) else { return value }
+        guard let value = Double(text), range.contains(value) else {
+            throw self.wrong(key, "'\(text)' is not a number from \(range.lowerBound) to \(range.upperBound)")
+        }
+        return value
+    }
+
+    func bool(_ key: Key, default value: Bool) throws(CommandError) -> Bool {
+        guard let text = self.string(key) else { return value }
+        switch text.lowercased() {
+        case "true", "yes", "on", "1": return true
+        case "false", "no", "off", "0": return false
+        default: throw self.wrong(key, "'\(text)' is neither true nor false")
+        }
+    }
+
+    private func wrong(_ key: Key, _ reason: String) -> CommandError {
+        let name = InstallationConfiguration.environmentName(key.rawValue)
+        let source =
+            !self.isFromOutside(key.rawValue)
+            ? self.file.map { "\($0): \(key.rawValue)" }
+            : ProcessInfo.processInfo.environment[name] == nil ? nil : name
+        return CommandError(.configuration, "\(source ?? key.rawValue): \(reason)")
+    }
+
+    private func missing(_ key: Key) -> CommandError {
+        guard let file else {
+            return CommandError(
+                .configuration,
+                "there is no configuration: give --config FILE (secure-mqtt init makes one) or set "
+                    + InstallationConfiguration.environmentName(key.rawValue))
+        }
+        return CommandError(.configuration, "\(file): \(key.rawValue) is missing")
+    }
+}

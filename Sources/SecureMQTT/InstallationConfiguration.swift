@@ -1,0 +1,165 @@
+import Configuration
+import Foundation
+import Identity
+import PKI
+import X509
+
+/// What the configuration file, the environment and flags say, as values.
+///
+/// Flags win over `SECURE_MQTT_<SECTION>_<KEY>` environment variables, which win over the file. Paths in the file are
+/// relative to its folder, others to the working directory. The keys are those of ``Key``; what each means and its
+/// default is written beside it in the file that `secure-mqtt init` makes.
+struct InstallationConfiguration: Sendable {
+    /// The file that was read; nil if there is none.
+    let file: String?
+    let trust: TrustSettings
+    let broker: BrokerSettings
+    /// Nil if the file has no `control-center.id`.
+    let controlCenter: ControlCenterSettings?
+    /// Nil if the file has no `auditor.id`.
+    let auditor: AuditorSettings?
+
+    /// Every key.
+    enum Key: String, CaseIterable {
+        case trustDomain = "trust.domain"
+        case trustRoot = "trust.root"
+        case trustIntermediates = "trust.intermediates"
+        case trustRevocationLists = "trust.revocation-lists"
+        case trustRequireCurrentLists = "trust.require-current-lists"
+        case brokerHost = "broker.host"
+        case brokerPort = "broker.port"
+        case brokerListen = "broker.listen"
+        case brokerPlaintextPort = "broker.plaintext-port"
+        case brokerCertificate = "broker.certificate"
+        case brokerKey = "broker.key"
+        case brokerAllowTLS12 = "broker.allow-tls12"
+        case brokerMaxConnections = "broker.max-connections"
+        case brokerMaxPacketSize = "broker.max-packet-size"
+        case brokerMaxQueuedMessages = "broker.max-queued-messages"
+        case brokerMaxQueuedBytes = "broker.max-queued-bytes"
+        case controlCenterID = "control-center.id"
+        case controlCenterCertificate = "control-center.certificate"
+        case controlCenterKey = "control-center.key"
+        case controlCenterStore = "control-center.store"
+        case controlCenterWorkers = "control-center.workers"
+        case auditorID = "auditor.id"
+        case auditorCertificate = "auditor.certificate"
+        case auditorKey = "auditor.key"
+        case auditorState = "auditor.state"
+        case auditorSource = "auditor.source"
+        case auditorMeter = "auditor.meter"
+        case auditorColumns = "auditor.columns"
+        case auditorInterval = "auditor.interval"
+        case auditorTimeZone = "auditor.time-zone"
+        case auditorSpeed = "auditor.speed"
+        case auditorSeed = "auditor.seed"
+        case auditorStatementInterval = "auditor.statement-interval"
+        case auditorMaxUnsent = "auditor.max-unsent"
+    }
+}
+
+/// Whom to trust.
+struct TrustSettings: Sendable {
+    let domain: TrustDomain
+    /// PEM with one root certificate or more.
+    let root: String
+    /// PEM with the issuing intermediates; nil if chains bring them.
+    let intermediates: String?
+    /// PEM or DER with the newest revocation lists; nil if there are none.
+    let revocationLists: String?
+    /// Refuse everyone whose issuer's list is missing or past its next update. Default false: the last known lists
+    /// revoke, and a list that is late locks nobody out.
+    let requireCurrentLists: Bool
+
+    /// The verifier of chains that these settings describe.
+    func makeVerifier() throws(PKIError) -> IdentityVerifier {
+        try IdentityVerifier(
+            trustDomain: self.domain, roots: try CertificateFile.read(self.root),
+            intermediates: try self.readIntermediates(), revocationLists: try self.readRevocationLists(),
+            demand: self.requireCurrentLists ? .current : .lastKnown)
+    }
+
+    /// The gate behind TLS handshakes that these settings describe.
+    func makeGate() throws(PKIError) -> PeerGate {
+        try PeerGate(
+            trustDomain: self.domain,
+            authorities: try CertificateFile.read(self.root) + self.readIntermediates(),
+            revocationLists: try self.readRevocationLists(),
+            demand: self.requireCurrentLists ? .current : .lastKnown)
+    }
+
+    private func readIntermediates() throws(PKIError) -> [Certificate] {
+        guard let intermediates else { return [] }
+        return try CertificateFile.read(intermediates)
+    }
+
+    func readRevocationLists() throws(PKIError) -> [RevocationList] {
+        guard let revocationLists else { return [] }
+        return try CertificateFile.readRevocationLists(revocationLists)
+    }
+}
+
+/// Where the broker is, and how it serves.
+struct BrokerSettings: Sendable {
+    /// How others reach it: a name or address of its certificate. Default `localhost`.
+    let host: String
+    /// Default 8883; 0 lets the system choose.
+    let port: Int
+    /// The address it listens at. Default `0.0.0.0`.
+    let listen: String
+    /// A port on loopback without TLS; nil, the default, for none.
+    let plaintextPort: Int?
+    /// Leaf and intermediate, and the key; nil where no broker runs.
+    let certificate: String?
+    let key: String?
+    /// Accept TLS 1.2. Default false: 1.3 only.
+    let allowTLS12: Bool
+    /// Default 10,000.
+    let maximumConnections: Int
+    /// In bytes. Default 131,072.
+    let maximumPacketSize: Int
+    /// Messages that wait for one client. Default 100,000.
+    let maximumQueuedMessages: Int
+    /// Their payloads, in bytes. Default 64 MiB.
+    let maximumQueuedBytes: Int
+}
+
+/// The control center.
+struct ControlCenterSettings: Sendable {
+    let id: Identifier
+    /// Leaf and intermediate.
+    let certificate: String
+    let key: String
+    /// The SQLite file. Default `control-center/store.sqlite3`.
+    let store: String
+    /// Threads that verify; 0, the default, for one a core.
+    let workers: Int
+}
+
+/// One auditor.
+struct AuditorSettings: Sendable {
+    let id: Identifier
+    /// Leaf and intermediate.
+    let certificate: String
+    let key: String
+    /// The folder of the outbox. Default `state`.
+    let state: String
+    /// `simulated`, the default, or the path of a CSV file.
+    let source: String
+    /// The name of the meter. Default `main`.
+    let meter: MeterName
+    /// For plain time series: `NAME=QUANTITY:UNIT`. Default none.
+    let columns: [String]
+    /// For plain time series: seconds that one record covers; nil if records are not over an interval.
+    let interval: Int?
+    /// IANA name or offset of the times in a CSV file. Default `UTC`.
+    let timeZone: String
+    /// Times as fast as it was measured; 0, the default, for as fast as it goes.
+    let speed: Double
+    /// Of the simulated home. Default 1.
+    let seed: UInt64
+    /// Seconds between statements. Default 60.
+    let statementInterval: Int
+    /// Statements kept without receipt; beyond, the auditor stops reading its meters. Default 1,000,000.
+    let maximumUnsent: Int
+}

@@ -1,0 +1,43 @@
+import ArgumentParser
+import Foundation
+import Identity
+import PKI
+import SwiftASN1
+import X509
+
+struct PKIRequestCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "request",
+        abstract: "Make a key on this device, and a request to have it certified.",
+        discussion: """
+            The key stays here; only the request travels.
+
+            EXAMPLE
+              On the device:     secure-mqtt pki request anna
+              On the authority:  secure-mqtt pki issue auditor anna --csr anna.csr
+              On the device:     anna.pem beside anna.key
+            """)
+
+    @Argument(help: ArgumentHelp("The ID that is asked for.", valueName: "id"))
+    var id: String
+
+    @Option(name: [.long, .short], help: ArgumentHelp("The folder for <id>.key and <id>.csr.", valueName: "dir"))
+    var out: String = "."
+
+    func run() async throws {
+        let id = try Identifier(self.id)
+        let (keyPath, requestPath) = ("\(self.out)/\(id).key", "\(self.out)/\(id).csr")
+        guard !FileManager.default.fileExists(atPath: requestPath) else {
+            throw CommandError(.cannotCreate, "\(requestPath) exists already and is not overwritten")
+        }
+        let key = SigningKey()
+        let request = try CertificateSigningRequest(
+            version: .v1, subject: try DistinguishedName { CommonName(id.rawValue) },
+            privateKey: key.certificateKey, attributes: CertificateSigningRequest.Attributes(),
+            signatureAlgorithm: .ecdsaWithSHA256)
+        try KeyFile.create(keyPath, key)
+        let pem = try request.serializeAsPEM().pemString + "\n"
+        try DurableFile.create(requestPath, Array(pem.utf8), mode: 0o644)
+        Terminal.standardOutput.line("Made \(keyPath) and \(requestPath).")
+    }
+}
