@@ -154,7 +154,8 @@ let package = Package(
             path: "Tests/Interop"),
         .testTarget(
             name: "SecureMQTTTests",
-            dependencies: ["SecureMQTT", "TestSupport", "Telemetry", "PKI", grdb]),
+            dependencies: ["SecureMQTT", "TestSupport", "Telemetry", "PKI", grdb],
+            exclude: ["Support"]),
     ],
     swiftLanguageModes: [.v6]
 )
