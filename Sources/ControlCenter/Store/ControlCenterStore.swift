@@ -20,7 +20,15 @@ public final class ControlCenterStore: LedgerStore, Sendable {
     ///
     /// - Throws: ``ControlCenterError`` with code `state-unusable`, `state-in-use`, `store-damaged`,
     ///   `not-durable`.
-    public init(directory: String) throws(ControlCenterError) {
+    public convenience init(directory: String) throws(ControlCenterError) {
+        try self.init(path: directory + "/" + Self.fileName)
+    }
+
+    /// Opens, and makes if need be, a store. The folder that it is in becomes its state directory.
+    ///
+    /// - Throws: as ``init(directory:)``.
+    public init(path: String) throws(ControlCenterError) {
+        let directory = path.lastIndex(of: "/").map { String(path[..<$0]) } ?? "."
         do {
             try FileManager.default.createDirectory(
                 atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o750])
@@ -28,7 +36,6 @@ public final class ControlCenterStore: LedgerStore, Sendable {
             throw ControlCenterError(.stateUnusable, "cannot make the folder \(directory): \(error)")
         }
         self.lock = try StateLock(directory: directory)
-        let path = directory + "/" + Self.fileName
         do {
             var configuration = Configuration()
             configuration.foreignKeysEnabled = false

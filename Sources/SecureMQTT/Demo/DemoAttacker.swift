@@ -18,7 +18,7 @@ struct DemoAttacker: Sendable {
     /// The same name as the victim's, under another root.
     let stranger: DemoParty
     /// An honest auditor.
-    let victim: DemoParty
+    let victim: SPIFFEID
     /// A stored statement of the victim, as a broker that went bad would have it.
     let captured: @Sendable () throws -> [UInt8]
     let witness: DemoWitness
@@ -32,7 +32,7 @@ struct DemoAttacker: Sendable {
 
     init(
         host: String, port: Int, roots: [NIOSSLCertificate], intruder: DemoParty, accomplice: DemoParty,
-        stranger: DemoParty, victim: DemoParty, captured: @escaping @Sendable () throws -> [UInt8],
+        stranger: DemoParty, victim: SPIFFEID, captured: @escaping @Sendable () throws -> [UInt8],
         witness: DemoWitness, now: Timestamp, using random: inout some RandomNumberGenerator
     ) throws {
         self.host = host

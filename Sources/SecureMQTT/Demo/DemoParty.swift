@@ -23,6 +23,21 @@ struct DemoParty: Sendable {
         ]
     }
 
+    /// An auditor whose files are in a folder.
+    init(folder: String) throws {
+        self.chain = try CertificateFile.read("\(folder)/auditor.pem")
+        self.key = try KeyFile.read("\(folder)/auditor.key")
+        self.spiffeID = try Self.name(of: self.chain[0])
+    }
+
+    /// The one URI in a certificate.
+    private static func name(of certificate: Certificate) throws -> SPIFFEID {
+        for name in try certificate.extensions.subjectAlternativeNames ?? SubjectAlternativeNames([]) {
+            if case .uniformResourceIdentifier(let uri) = name { return try SPIFFEID(uri) }
+        }
+        throw CommandError(.badData, "the certificate \(certificate.subject) has no SPIFFE ID")
+    }
+
     /// What it shows in a TLS handshake.
     func credentials() throws -> DemoPeer.Credentials {
         DemoPeer.Credentials(

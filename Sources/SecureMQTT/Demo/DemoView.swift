@@ -64,7 +64,8 @@ struct DemoView {
     /// Shows the outcome of one attack.
     mutating func show(_ attack: DemoAttack, _ outcome: DemoReport.Attack) {
         let mark = outcome.refused ? "refused" : "NOT REFUSED"
-        let colored = self.isTerminal ? (outcome.refused ? "\u{1B}[32m\(mark)\u{1B}[0m" : "\u{1B}[31m\(mark)\u{1B}[0m") : mark
+        let colored =
+            self.isTerminal ? (outcome.refused ? "\u{1B}[32m\(mark)\u{1B}[0m" : "\u{1B}[31m\(mark)\u{1B}[0m") : mark
         let title = attack.title + String(repeating: " ", count: max(0, 58 - attack.title.count))
         self.say("  \(title) \(colored) by the \(outcome.where): \(outcome.reason)")
     }

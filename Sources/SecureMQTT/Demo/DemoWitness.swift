@@ -78,6 +78,32 @@ final class DemoWitness: Sendable {
         }
     }
 
+    /// The statements with readings that are stored, of all others.
+    func statements() throws -> Int {
+        try self.database.read { db in
+            try Int.fetchOne(
+                db,
+                sql: """
+                    SELECT count(*) FROM statement JOIN auditor ON auditor.number = statement.auditor
+                    WHERE auditor.spiffe <> ? AND statement.kind = 'statement'
+                    """, arguments: [self.intruder.rawValue]) ?? 0
+        }
+    }
+
+    /// How many readings of each auditor are stored.
+    func storedReadings() throws -> [String: Int] {
+        try self.database.read { db in
+            let rows = try Row.fetchAll(
+                db,
+                sql: """
+                    SELECT auditor.id AS id, count(*) AS count FROM reading
+                    JOIN series ON series.number = reading.series JOIN auditor ON auditor.number = series.auditor
+                    GROUP BY auditor.number
+                    """)
+            return Dictionary(rows.map { ($0["id"] as String, $0["count"] as Int) }) { $1 }
+        }
+    }
+
     /// A stored statement of another auditor.
     func capture(from victim: SPIFFEID) throws -> [UInt8]? {
         try self.database.read { db in

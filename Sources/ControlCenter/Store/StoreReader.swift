@@ -1,0 +1,53 @@
+import Foundation
+import GRDB
+
+/// Looks into a control center's database from outside, also while the control center runs. Writes nothing.
+public struct StoreReader: Sendable {
+    private let database: DatabaseQueue
+
+    /// - Parameter path: the database file.
+    /// - Throws: ``ControlCenterError`` with code `state-unusable` if it is not there or cannot be opened,
+    ///   `store-damaged` if it is not a control center's.
+    public init(path: String) throws(ControlCenterError) {
+        guard FileManager.default.fileExists(atPath: path) else {
+            throw ControlCenterError(
+                .stateUnusable, "\(path) does not exist: it is made when the control center first runs")
+        }
+        do {
+            var configuration = Configuration()
+            configuration.readonly = true
+            configuration.busyMode = .timeout(5)
+            self.database = try DatabaseQueue(path: path, configuration: configuration)
+            let mark = try self.database.read { try Int.fetchOne($0, sql: "PRAGMA application_id") }
+            guard mark == Schema.applicationID else {
+                throw ControlCenterError(.storeDamaged, "\(path) is not a control center's database")
+            }
+        } catch {
+            throw Self.translated(error, path)
+        }
+    }
+
+    private static func translated(_ error: any Error, _ path: String) -> ControlCenterError {
+        if let error = error as? ControlCenterError { return error }
+        let message = (error as? DatabaseError)?.message ?? "\(error)"
+        return (error as? DatabaseError)?.resultCode == .SQLITE_NOTADB
+            ? ControlCenterError(.storeDamaged, "\(path) is not a control center's database")
+            : ControlCenterError(
+                .stateUnusable, "cannot open \(path): \(message); reading needs write access to its folder as well")
+    }
+
+    /// As ``ControlCenterStore/forEachReading(_:_:)``.
+    public func forEachReading(_ query: ReadingsQuery, _ body: (StoredReading) throws -> Void) throws {
+        try ControlCenterStore.forEachReading(self.database, query, body)
+    }
+
+    /// As ``ControlCenterStore/sums(_:)``.
+    public func sums(_ query: ReadingsQuery) throws -> [ReadingsSum] {
+        try ControlCenterStore.sums(self.database, query)
+    }
+
+    /// As ``ControlCenterStore/statistics()``.
+    public func statistics() throws -> StoreStatistics {
+        try ControlCenterStore.statistics(self.database)
+    }
+}

@@ -1,0 +1,37 @@
+import ArgumentParser
+import Logging
+
+struct ControlCenterCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "control-center",
+        abstract: "Run the control center alone, as a client of any MQTT broker.",
+        discussion: """
+            Its session at the broker outlives it: what auditors send while it is away is delivered when it is back. \
+            With Mosquitto, begin with: secure-mqtt pki export-mosquitto --help
+
+            EXAMPLES
+              secure-mqtt control-center --config /srv/energy/secure-mqtt.yaml
+              secure-mqtt control-center --set broker.host=mqtt.example.org --set broker.port=8883
+            """)
+
+    @OptionGroup
+    var options: ConfigurationOptions
+
+    @OptionGroup
+    var logging: LoggingOptions
+
+    func run() async throws {
+        self.logging.bootstrap()
+        let parts = try ServerParts(try await self.options.load())
+        let identified = try parts.identifyControlCenter()
+        let store = try parts.openStore()
+        let bus = try parts.makeClientBus(identified)
+        let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified)
+        let watch = RevocationWatch(
+            trust: parts.configuration.trust, gate: parts.gate, controlCenter: center,
+            published: { lists in
+                lists.last { $0.issuer == identified.identity.intermediate.subject }?.der
+            }, logger: Logger(label: "revocation"))
+        try await runServices([bus, center, watch], logger: Logger(label: "control-center"))
+    }
+}

@@ -1,0 +1,180 @@
+import Auditor
+import ControlCenter
+import Foundation
+import Identity
+import Logging
+import MQTT
+import MQTTBroker
+import MQTTClient
+import MessageBus
+import PKI
+import Telemetry
+import X509
+
+/// What `serve`, `broker` and `control-center` are made of, as the configuration says.
+struct ServerParts: Sendable {
+    let configuration: InstallationConfiguration
+    /// Asked after every handshake. Shared, so that newer revocation lists reach all who ask it.
+    let gate: PeerGate
+
+    init(_ configuration: InstallationConfiguration) throws {
+        self.configuration = configuration
+        self.gate = try configuration.trust.makeGate()
+    }
+
+    // MARK: Broker
+
+    func makeBroker(
+        observer: (@Sendable (BrokerEvent) -> Void)? = nil, logger: Logger = Logger(label: "broker")
+    ) throws -> Broker {
+        let settings = self.configuration.broker
+        guard let certificate = settings.certificate, let key = settings.key else {
+            throw CommandError(
+                .configuration, "the configuration has no broker.certificate and broker.key: this is not a broker's")
+        }
+        // By our own readers first: they refuse keys that others can read, and say what is wrong in one line.
+        let chain = try CertificateFile.read(certificate)
+        let identity = try self.configuration.trust.makeVerifier().verify(chain: chain, at: .now, roles: [.broker])
+        let signingKey = try KeyFile.read(key)
+        _ = try CertificateSigner(identity, key: signingKey)
+        let tls = try BrokerTLS(
+            chainPEM: chain.map(\.pemText).joined(), keyPEM: signingKey.pemRepresentation ?? "",
+            rootsPEM: try CertificateFile.read(self.configuration.trust.root).map(\.pemText).joined(),
+            allowsTLS12: settings.allowTLS12)
+
+        var listeners: [BrokerConfiguration.Listener] = [.tls(host: settings.listen, port: settings.port)]
+        if let port = settings.plaintextPort {
+            listeners.append(.plaintextOnLoopback(port: port, identify: Self.identifyByUsername))
+        }
+        var limits = BrokerLimits()
+        limits.maximumPacketSize = settings.maximumPacketSize
+        limits.maximumConnections = settings.maximumConnections
+        limits.maximumQueuedMessages = settings.maximumQueuedMessages
+        limits.maximumQueuedBytes = settings.maximumQueuedBytes
+        return try Broker(
+            configuration: BrokerConfiguration(
+                listeners: listeners, tls: tls,
+                admission: PeerAdmission(gate: self.gate, now: { .now }), limits: limits,
+                observer: { event in
+                    Self.log(event, logger)
+                    observer?(event)
+                }),
+            logger: logger)
+    }
+
+    /// Without TLS a client is who its user name says: a SPIFFE ID.
+    private static func identifyByUsername(_ connect: Connect) -> PeerIdentity? {
+        guard let name = connect.username, let identity = try? SPIFFEID(name) else { return nil }
+        return PeerIdentity(spiffeID: identity, certificateHash: [UInt8](repeating: 0, count: 32))
+    }
+
+    private static func log(_ event: BrokerEvent, _ logger: Logger) {
+        switch event {
+        case .connected, .disconnected: logger.info("\(event)")
+        default: logger.notice("\(event)")
+        }
+    }
+
+    // MARK: Control center
+
+    /// The control center's certificate, checked, with its key.
+    struct Identified: Sendable {
+        let identity: VerifiedIdentity
+        let key: SigningKey
+        let signer: CertificateSigner
+        let chain: [Certificate]
+
+        /// How the embedded broker knows it.
+        var peer: PeerIdentity {
+            PeerIdentity(spiffeID: self.identity.spiffeID, certificateHash: self.identity.certificateHash)
+        }
+    }
+
+    func identifyControlCenter() throws -> Identified {
+        let settings = try self.controlCenterSettings
+        let chain = try CertificateFile.read(settings.certificate)
+        let identity = try self.configuration.trust.makeVerifier()
+            .verify(chain: chain, at: .now, roles: [.controlCenter])
+        guard identity.spiffeID.id == settings.id else {
+            throw CommandError(
+                .configuration,
+                "control-center.id is \(settings.id), but \(settings.certificate) is of \(identity.spiffeID)")
+        }
+        let key = try KeyFile.read(settings.key)
+        return Identified(
+            identity: identity, key: key, signer: try CertificateSigner(identity, key: key),
+            chain: [identity.certificate, identity.intermediate])
+    }
+
+    private var controlCenterSettings: ControlCenterSettings {
+        get throws(CommandError) {
+            guard let settings = self.configuration.controlCenter else {
+                throw CommandError(
+                    .configuration, "the configuration has no control-center.id: this is not a control center's")
+            }
+            return settings
+        }
+    }
+
+    func openStore() throws -> ControlCenterStore {
+        try ControlCenterStore(path: try self.controlCenterSettings.store)
+    }
+
+    func makeControlCenter(
+        bus: any MessageBus, store: ControlCenterStore, identified: Identified,
+        logger: Logger = Logger(label: "control-center")
+    ) throws -> ControlCenter {
+        var settings = ControlCenter.Configuration()
+        let workers = try self.controlCenterSettings.workers
+        if workers > 0 { settings.cores = workers }
+        return try ControlCenter(
+            bus: bus, store: store, verifier: try self.configuration.trust.makeVerifier(),
+            signer: identified.signer, chain: identified.chain.map(\.der),
+            revocationList: try self.issuersRevocationList(for: identified), configuration: settings, logger: logger)
+    }
+
+    /// The list that the issuing intermediate signed: what auditors are told.
+    func issuersRevocationList(for identified: Identified) throws -> [UInt8]? {
+        try self.configuration.trust.readRevocationLists()
+            .last { $0.issuer == identified.identity.intermediate.subject }?.der
+    }
+
+    /// What a control center subscribes to.
+    static let subscriptions: [Subscription] = {
+        guard let filter = try? TopicFilter("audits/#") else { return [] }
+        return [Subscription(filter: filter, maximumQoS: .atLeastOnce)]
+    }()
+
+    /// The control center's session at the broker that the configuration names, which may be any broker.
+    func makeClientBus(_ identified: Identified) throws -> MQTTClientBus {
+        try self.makeClientBus(
+            chain: identified.chain, key: identified.key, subscriptions: Self.subscriptions.map(\.filter))
+    }
+
+    // MARK: Any party
+
+    /// A session at the broker that the configuration names; the certificate's ID is the client ID.
+    func makeClientBus(
+        chain: [Certificate], key: SigningKey, subscriptions: [TopicFilter],
+        logger: Logger = Logger(label: "mqtt-client")
+    ) throws -> MQTTClientBus {
+        let gate = self.gate
+        let id = try gate.admit(leaf: chain[0].der, at: .now).identity.spiffeID.id
+        var tls = try MQTTClientConfiguration.TLS(
+            certificateChainPEM: chain.map(\.pemText).joined().utf8,
+            privateKeyPEM: (key.pemRepresentation ?? "").utf8,
+            trustRootsPEM: try CertificateFile.read(self.configuration.trust.root).map(\.pemText).joined().utf8)
+        tls.allowsTLS12 = self.configuration.broker.allowTLS12
+        tls.verifyPeer = { certificate in
+            let peer = try gate.admit(leaf: certificate, at: .now)
+            guard peer.identity.spiffeID.role == .broker else {
+                throw PKIError(.role, "\(peer.identity) is not a broker")
+            }
+        }
+        return try MQTTClientBus(
+            MQTTClientConfiguration(
+                host: self.configuration.broker.host, port: self.configuration.broker.port, transport: .tls(tls),
+                clientID: id.rawValue, subscriptions: subscriptions.map { .init($0) }),
+            logger: logger)
+    }
+}
