@@ -1,3 +1,5 @@
+import X509
+import PKI
 import Identity
 import MQTT
 import NIOCore

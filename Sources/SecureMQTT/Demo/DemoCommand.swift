@@ -61,10 +61,10 @@ struct DemoCommand: AsyncParsableCommand {
     var directory: String = "./demo"
 
     @Option(help: ArgumentHelp("Also log, to standard error, from this level on.", valueName: "level"))
-    var logLevel: Logger.Level?
+    var logLevel: LogLevel?
 
     func run() async throws {
-        let level = self.logLevel
+        let level = self.logLevel?.level
         LoggingSystem.bootstrap { label in
             guard let level else { return SwiftLogNoOpLogHandler() }
             var handler = StreamLogHandler.standardError(label: label)

@@ -1,3 +1,6 @@
+import MQTTBroker
+import Identity
+import Auditor
 import ControlCenter
 import Foundation
 import NIOSSL

@@ -8,6 +8,8 @@ import MQTTClient
 import PKI
 import ServiceLifecycle
 import Telemetry
+import UnixSignals
+import X509
 
 /// Broker, control center and auditors of the demo, in this one process.
 ///

@@ -29,9 +29,7 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified)
         let watch = RevocationWatch(
             trust: parts.configuration.trust, gate: parts.gate, controlCenter: center,
-            published: { lists in
-                lists.last { $0.issuer == identified.identity.intermediate.subject }?.der
-            }, logger: Logger(label: "revocation"))
+            published: identified.ownList, logger: Logger(label: "revocation"))
         try await runServices([bus, center, watch], logger: Logger(label: "control-center"))
     }
 }

@@ -6,11 +6,11 @@ struct LoggingOptions: ParsableArguments {
     @Option(
         help: ArgumentHelp(
             "How much to log: trace, debug, info, notice, warning, error or critical.", valueName: "level"))
-    var logLevel: Logger.Level = .info
+    var logLevel: LogLevel = .info
 
     /// To be called once, before the first logger is made.
     func bootstrap() {
-        let level = self.logLevel
+        let level = self.logLevel.level
         LoggingSystem.bootstrap { label in
             var handler = StreamLogHandler.standardError(label: label)
             handler.logLevel = level
@@ -19,4 +19,9 @@ struct LoggingOptions: ParsableArguments {
     }
 }
 
-extension Logger.Level: ExpressibleByArgument {}
+/// swift-log's levels, as an argument.
+enum LogLevel: String, ExpressibleByArgument, CaseIterable {
+    case trace, debug, info, notice, warning, error, critical
+
+    var level: Logger.Level { Logger.Level(rawValue: self.rawValue) ?? .info }
+}

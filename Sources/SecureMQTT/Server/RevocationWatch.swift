@@ -23,11 +23,11 @@ struct RevocationWatch: Service {
             try? await gracefulShutdown()
             return
         }
-        var known = Mark(path)
         await cancelWhenGracefulShutdown {
+            var known = Mark(path)
             while (try? await Task.sleep(for: .milliseconds(500))) != nil {
-                let mark = Mark(path)
-                guard let mark, mark != known else { continue }
+                // While a file is being replaced there may be none.
+                guard let mark = Mark(path), mark != known else { continue }
                 known = mark
                 await self.reload()
             }
@@ -50,18 +50,15 @@ struct RevocationWatch: Service {
 
     /// What changes when a file is replaced or written.
     private struct Mark: Equatable {
-        let inode: UInt64
-        let size: Int64
-        let seconds: Int
-        let nanoseconds: Int
+        let number: Int?
+        let size: Int?
+        let date: Date?
 
         init?(_ path: String) {
-            var status = stat()
-            guard stat(path, &status) == 0 else { return nil }
-            self.inode = UInt64(status.st_ino)
-            self.size = Int64(status.st_size)
-            self.seconds = status.st_mtim.tv_sec
-            self.nanoseconds = status.st_mtim.tv_nsec
+            guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { return nil }
+            self.number = attributes[.systemFileNumber] as? Int
+            self.size = attributes[.size] as? Int
+            self.date = attributes[.modificationDate] as? Date
         }
     }
 }

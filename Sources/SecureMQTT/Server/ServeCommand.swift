@@ -4,6 +4,7 @@ import Logging
 import MQTTBroker
 import MessageBus
 import ServiceLifecycle
+import UnixSignals
 
 struct ServeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -35,9 +36,7 @@ struct ServeCommand: AsyncParsableCommand {
         let center = try parts.makeControlCenter(bus: session, store: store, identified: identified)
         let watch = RevocationWatch(
             trust: parts.configuration.trust, gate: parts.gate, broker: broker, controlCenter: center,
-            published: { lists in
-                lists.last { $0.issuer == identified.identity.intermediate.subject }?.der
-            }, logger: Logger(label: "revocation"))
+            published: identified.ownList, logger: Logger(label: "revocation"))
         try await runServices(
             [broker, ListeningNotice(broker: broker), center, watch], logger: Logger(label: "serve"))
     }

@@ -84,6 +84,12 @@ struct ServerParts: Sendable {
         let signer: CertificateSigner
         let chain: [Certificate]
 
+        /// Of several lists, the one that its issuing authority signed: what auditors are told.
+        var ownList: @Sendable ([RevocationList]) -> [UInt8]? {
+            let issuer = self.identity.intermediate.subject
+            return { lists in lists.last { $0.issuer == issuer }?.der }
+        }
+
         /// How the embedded broker knows it.
         var peer: PeerIdentity {
             PeerIdentity(spiffeID: self.identity.spiffeID, certificateHash: self.identity.certificateHash)
@@ -130,13 +136,7 @@ struct ServerParts: Sendable {
         return try ControlCenter(
             bus: bus, store: store, verifier: try self.configuration.trust.makeVerifier(),
             signer: identified.signer, chain: identified.chain.map(\.der),
-            revocationList: try self.issuersRevocationList(for: identified), configuration: settings, logger: logger)
-    }
-
-    /// The list that the issuing intermediate signed: what auditors are told.
-    func issuersRevocationList(for identified: Identified) throws -> [UInt8]? {
-        try self.configuration.trust.readRevocationLists()
-            .last { $0.issuer == identified.identity.intermediate.subject }?.der
+            revocationList: identified.ownList(try self.configuration.trust.readRevocationLists()), configuration: settings, logger: logger)
     }
 
     /// What a control center subscribes to.
