@@ -109,6 +109,8 @@ public struct AuditorMachine: Sendable {
     /// The next answer to a hello makes a new stream: the control center has refused this one.
     private var isStreamRefused = false
     private var restarts: [Timestamp] = []
+    /// Receipts came since the newest hello that could not be verified.
+    private var hasUnverifiedReceipts = false
     /// Receipts from before this are of a control center that has been restored since.
     private var restoredAt: Timestamp?
     private var isFrozen = false
@@ -560,6 +562,7 @@ public struct AuditorMachine: Sendable {
             clock: self.configuration.clockQuality)
         // Kept even if it cannot be signed: it is tried again as if unanswered.
         self.link = .awaitingAnswer(nonce, since: now)
+        self.hasUnverifiedReceipts = false
         do {
             let message = try Self.sign(hello, now, self.configuration.certificateChain, self.signer)
             self.actions.append(
@@ -666,6 +669,13 @@ public struct AuditorMachine: Sendable {
         do {
             let chain = try ControlCenterKeys(bytes).certificates
             self.know(try self.trust.verify(der: chain, at: now.seconds, roles: [.controlCenter]))
+            // A control center says its keys when it starts: it may have missed the hello, or answered under
+            // a certificate that was not known yet.
+            if case .awaitingAnswer(let nonce, let since) = self.link,
+                self.hasUnverifiedReceipts || now > since.after(1_000_000_000)
+            {
+                self.link = .awaitingAnswer(nonce, since: Timestamp(nanoseconds: .min))
+            }
         } catch {
             self.raise(
                 .controlCenterCertificate,
@@ -704,6 +714,7 @@ public struct AuditorMachine: Sendable {
             let stream = envelope.stream
         else {
             self.statistics.receiptsRefused += 1
+            self.hasUnverifiedReceipts = true
             return
         }
         self.statistics.receiptsVerified += 1
