@@ -1,6 +1,10 @@
 import ArgumentParser
+import Auditor
+import ControlCenter
 import Foundation
 import Identity
+import MQTTBroker
+import MQTTClient
 import PKI
 
 /// How a command ends for a script: sysexits(3).
@@ -43,6 +47,10 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as CommandError: self = error
         case let error as PKIError: self.init(Self.status(of: error), error.reason)
         case let error as IdentityError: self.init(.usage, error.reason)
+        case let error as ControlCenterError: self.init(Self.status(of: error), error.reason)
+        case let error as BrokerError: self.init(Self.status(of: error), error.reason)
+        case let error as MQTTClientError: self.init(.configuration, error.reason)
+        case let error as MeterSourceError: self.init(Self.status(of: error), error.description)
         default: self.init(.software, Self.oneLine("\(error)"))
         }
     }
@@ -50,7 +58,8 @@ struct CommandError: Error, CustomStringConvertible {
     /// Ends the process as the error says.
     static func exit(with error: any Error) -> Never {
         switch error {
-        case is CommandError, is PKIError, is IdentityError:
+        case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
+            is MeterSourceError:
             Self(error).exit()
         default:
             // Help and version are ArgumentParser's to tell; so is a plain exit code.
@@ -82,6 +91,32 @@ struct CommandError: Error, CustomStringConvertible {
         case .permissions: .permission
         case .io: .io
         case .signing: .software
+        default: .badData
+        }
+    }
+
+    private static func status(of error: ControlCenterError) -> ExitStatus {
+        switch error.code {
+        case .stateInUse: .unavailable
+        case .stateUnusable: .cannotCreate
+        case .storeDamaged: .badData
+        case .identity: .configuration
+        default: .io
+        }
+    }
+
+    private static func status(of error: BrokerError) -> ExitStatus {
+        switch error.code {
+        case .configuration, .notAuthorized: .configuration
+        case .listen: .unavailable
+        default: .software
+        }
+    }
+
+    private static func status(of error: MeterSourceError) -> ExitStatus {
+        switch error.code {
+        case .io: .noInput
+        case .options: .usage
         default: .badData
         }
     }

@@ -17,7 +17,12 @@ struct SecureMQTT: AsyncParsableCommand {
             """,
         version: "0.1.0",
         subcommands: [
+            DemoCommand.self,
             InitCommand.self,
+            ServeCommand.self,
+            BrokerCommand.self,
+            ControlCenterCommand.self,
+            ReadingsCommand.self,
             PKICommand.self,
         ]
     )

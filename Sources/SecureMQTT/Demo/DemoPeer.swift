@@ -144,7 +144,7 @@ struct DemoPeer {
     mutating func receive() async throws -> Packet {
         while true {
             if let packet = try self.decoder.next() { return packet }
-            guard let bytes = try await self.inbound.next() else { throw Failure.closed }
+            guard let bytes = try await self.inbound.next(isolation: #isolation) else { throw Failure.closed }
             self.decoder.append(bytes)
         }
     }
