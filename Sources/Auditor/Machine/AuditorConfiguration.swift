@@ -19,6 +19,8 @@ public struct AuditorConfiguration: Hashable, Sendable {
     public var statementsPerCommit = 64
     /// The most bytes of messages without a receipt; beyond, the source is not read.
     public var maximumOutboxBytes: Int64 = 512 << 20
+    /// The most messages without a receipt; beyond, the source is not read.
+    public var maximumOutboxMessages = 1_000_000
     /// The most bytes of messages refused for good; beyond, nothing is sent until someone has looked.
     public var maximumDeadLetterBytes: Int64 = 64 << 20
     /// How long receipted messages are kept for a control center that loses its data.

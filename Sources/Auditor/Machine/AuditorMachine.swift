@@ -172,7 +172,13 @@ public struct AuditorMachine: Sendable {
         !self.isStopping && !self.hasSourceEnded && !self.hasSourceFailed && self.committing == nil
             && self.state.resignBefore == 0 && self.signRetryAt == nil
             && self.groups.count < self.configuration.statementsPerCommit
-            && outbox.summary.unreceiptedBytes < self.configuration.maximumOutboxBytes
+            && !self.isFull(outbox.summary)
+    }
+
+    /// Whether as much waits for receipts as may.
+    private func isFull(_ summary: OutboxSummary) -> Bool {
+        summary.unreceiptedBytes >= self.configuration.maximumOutboxBytes
+            || summary.unreceipted >= self.configuration.maximumOutboxMessages
     }
 
     /// Whether everything that was read is signed, committed, and receipted or refused for good.
@@ -336,7 +342,7 @@ public struct AuditorMachine: Sendable {
 
     private mutating func watchLimits(_ outbox: some OutboxReader) {
         let summary = outbox.summary
-        if summary.unreceiptedBytes >= self.configuration.maximumOutboxBytes {
+        if self.isFull(summary) {
             self.raise(
                 .outboxFull,
                 "\(summary.unreceipted) messages wait for receipts, which is all there is room for; the source is not read until the control center answers"
@@ -359,9 +365,9 @@ public struct AuditorMachine: Sendable {
 
     private mutating func signGroups(_ now: Timestamp, _ outbox: some OutboxReader) {
         if let signRetryAt, signRetryAt > now { return }
-        var bytes = outbox.summary.unreceiptedBytes
+        var summary = outbox.summary
         while let group = self.groups.first, self.appended.count < self.configuration.statementsPerCommit,
-            bytes < self.configuration.maximumOutboxBytes
+            !self.isFull(summary)
         {
             let (state, count) = (self.state, self.appended.count)
             do {
@@ -372,7 +378,8 @@ public struct AuditorMachine: Sendable {
                 }
                 self.state.source = group.position
                 self.groups.removeFirst()
-                bytes = self.appended[count...].reduce(bytes) { $0 + Int64($1.bytes.count) }
+                summary.unreceipted += payloads.count
+                for entry in self.appended[count...] { summary.unreceiptedBytes += Int64(entry.bytes.count) }
                 self.committingReadings += group.readings.count
                 self.committingStatements += payloads.count
                 self.signRetryAt = nil
@@ -393,9 +400,7 @@ public struct AuditorMachine: Sendable {
             self.appended.isEmpty || isLast
         else {
             // A full outbox keeps what was read from being signed; it is read again after the next start.
-            if self.isStopping, self.appended.isEmpty, !self.hasSignedLast,
-                outbox.summary.unreceiptedBytes >= self.configuration.maximumOutboxBytes
-            {
+            if self.isStopping, self.appended.isEmpty, !self.hasSignedLast, self.isFull(outbox.summary) {
                 self.hasSignedLast = true
             }
             return
@@ -405,7 +410,7 @@ public struct AuditorMachine: Sendable {
             if isLast { self.hasSignedLast = true }
             return
         }
-        guard outbox.summary.unreceiptedBytes < self.configuration.maximumOutboxBytes else {
+        guard !self.isFull(outbox.summary) else {
             if isLast { self.hasSignedLast = true }
             self.lastSignedAt = now
             return

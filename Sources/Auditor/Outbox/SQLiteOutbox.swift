@@ -41,7 +41,12 @@ public final class SQLiteOutbox: OutboxStore {
         let path = Self.path(in: directory)
         do {
             self.database = try DatabaseQueue(path: path, configuration: configuration)
-            try Self.migrator.migrate(self.database)
+            let migrator = Self.migrator
+            let isNewer = try self.database.read { try migrator.hasBeenSuperseded($0) }
+            guard !isNewer else {
+                throw OutboxError(.version, "\(path) was written by a newer version of this program; use that one")
+            }
+            try migrator.migrate(self.database)
             try self.database.writeWithoutTransaction { database in
                 guard try String.fetchOne(database, sql: "PRAGMA journal_mode") == "wal",
                     try Int.fetchOne(database, sql: "PRAGMA synchronous") == 2
@@ -88,6 +93,13 @@ public final class SQLiteOutbox: OutboxStore {
     /// The SPIFFE ID of the auditor whose outbox it is.
     public func owner() throws(OutboxError) -> String {
         try self.read { database in try String.fetchOne(database, sql: "SELECT spiffe_id FROM owner") ?? "" }
+    }
+
+    /// The journal mode and the level of synchronisation that SQLite says are in force.
+    package func settings() throws(OutboxError) -> [String] {
+        try self.read { database in
+            try ["journal_mode", "synchronous"].map { try String.fetchOne(database, sql: "PRAGMA \($0)") ?? "" }
+        }
     }
 
     private static var migrator: DatabaseMigrator {
