@@ -35,12 +35,13 @@ public final class SQLiteOutbox: OutboxStore {
         configuration.journalMode = .wal
         configuration.label = "outbox"
         configuration.prepareDatabase { database in
-            try database.execute(sql: "PRAGMA synchronous = FULL")
             if let pages = options.maximumPages { try database.execute(sql: "PRAGMA max_page_count = \(pages)") }
         }
         let path = Self.path(in: directory)
         do {
             self.database = try DatabaseQueue(path: path, configuration: configuration)
+            // Only now: when it turns WAL on, GRDB sets NORMAL.
+            try self.database.writeWithoutTransaction { try $0.execute(sql: "PRAGMA synchronous = FULL") }
             let migrator = Self.migrator
             let isNewer = try self.database.read { try migrator.hasBeenSuperseded($0) }
             guard !isNewer else {

@@ -1,10 +1,10 @@
-import X509
-import PKI
 import Identity
 import MQTT
 import NIOCore
 import NIOSSL
+import PKI
 import Telemetry
+import X509
 
 /// Who attacks: an insider with a certificate of this PKI, so that most refusals are not TLS's.
 ///

@@ -1,8 +1,8 @@
-import MQTTBroker
-import Identity
 import Auditor
 import ControlCenter
 import Foundation
+import Identity
+import MQTTBroker
 import NIOSSL
 import PKI
 import ServiceLifecycle

@@ -66,7 +66,7 @@ struct DemoView {
         let mark = outcome.refused ? "refused" : "NOT REFUSED"
         let colored =
             self.isTerminal ? (outcome.refused ? "\u{1B}[32m\(mark)\u{1B}[0m" : "\u{1B}[31m\(mark)\u{1B}[0m") : mark
-        let title = attack.title + String(repeating: " ", count: max(0, 58 - attack.title.count))
+        let title = attack.title + String(repeating: " ", count: max(0, 62 - attack.title.count))
         self.say("  \(title) \(colored) by the \(outcome.where): \(outcome.reason)")
     }
 

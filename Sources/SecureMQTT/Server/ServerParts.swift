@@ -136,7 +136,8 @@ struct ServerParts: Sendable {
         return try ControlCenter(
             bus: bus, store: store, verifier: try self.configuration.trust.makeVerifier(),
             signer: identified.signer, chain: identified.chain.map(\.der),
-            revocationList: identified.ownList(try self.configuration.trust.readRevocationLists()), configuration: settings, logger: logger)
+            revocationList: identified.ownList(try self.configuration.trust.readRevocationLists()),
+            configuration: settings, logger: logger)
     }
 
     /// What a control center subscribes to.
