@@ -24,6 +24,7 @@ struct SecureMQTT: AsyncParsableCommand {
             ControlCenterCommand.self,
             ReadingsCommand.self,
             PKICommand.self,
+            BenchCommand.self,
         ]
     )
 }

@@ -252,6 +252,25 @@ public struct Envelope: Sendable {
     /// Whether the signature is that of `key`.
     public func isSigned(by key: P256.Signing.PublicKey) -> Bool { self.message.isSigned(by: key) }
 
+    /// As ``checkTopic(_:isRetained:)``, with the topic's name as it came. Where all is right, which is nearly
+    /// always, no string is made.
+    ///
+    /// - Throws: ``Refusal`` with `topic` or `retained`.
+    public func checkTopic(named name: String, isRetained: Bool) throws(Refusal) {
+        let prefix = self.kind == .hello ? Self.helloPrefix : Self.measuresPrefix
+        var name = name
+        let isRight = name.withUTF8 { name in
+            self.kind != .receipts && name.count == prefix.count + self.auditorID.count
+                && name.starts(with: prefix) && name.dropFirst(prefix.count).elementsEqual(self.bytes[self.auditorID])
+        }
+        if isRight, !isRetained { return }
+        guard let topic = Topic(name) else { throw Refusal(.topic, "not one of our topics") }
+        try self.checkTopic(topic, isRetained: isRetained)
+    }
+
+    private static let helloPrefix = Array("audits/hello/".utf8)
+    private static let measuresPrefix = Array("audits/measures/".utf8)
+
     /// Checks that a message of this kind and of this auditor belongs on a topic.
     ///
     /// - Throws: ``Refusal`` with `topic` or `retained`.

@@ -5,7 +5,9 @@ public import Telemetry
 import X509
 
 /// A certificate of which the chain was verified when it was first seen, with its key taken out.
-public struct KnownCertificate: Sendable {
+///
+/// A class, because every message's passes it on: a copy is one reference.
+public final class KnownCertificate: Sendable {
     /// Its number in the store.
     public let number: Int64
     public let spiffeID: SPIFFEID
@@ -14,7 +16,7 @@ public struct KnownCertificate: Sendable {
     public let identity: VerifiedIdentity?
     let objection: Reason?
 
-    init(number: Int64, identity: VerifiedIdentity) {
+    convenience init(number: Int64, identity: VerifiedIdentity) {
         self.init(
             number: number, spiffeID: identity.spiffeID, publicKey: identity.publicKey, identity: identity,
             objection: nil)
@@ -35,7 +37,7 @@ public struct KnownCertificate: Sendable {
     /// has expired, and must still be recognised.
     ///
     /// - Returns: `nil` if the chain is not one of ours: the roots were changed.
-    init?(_ record: CertificateRecord, verifier: IdentityVerifier, at now: Timestamp) {
+    convenience init?(_ record: CertificateRecord, verifier: IdentityVerifier, at now: Timestamp) {
         do {
             self.init(number: record.number, identity: try verifier.verify(der: record.chain, at: now.seconds))
         } catch {

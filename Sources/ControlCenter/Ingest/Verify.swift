@@ -3,7 +3,9 @@ public import PKI
 public import Telemetry
 
 /// The fourth step: a statement whose signature verified under the certificate that it names.
-public struct VerifiedStatement: Sendable {
+///
+/// A class, because it goes from thread to thread in arrays: a copy is one reference.
+public final class VerifiedStatement: Sendable {
     public let decoded: Decoded
     public let position: StreamPosition
     public let signer: SPIFFEID
