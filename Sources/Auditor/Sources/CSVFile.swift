@@ -121,7 +121,7 @@ public struct CSVFile: Sendable {
         // A delimiter that never occurs, so that the first line comes whole.
         var delimiter = options.delimiter
         if delimiter == nil {
-            var first = try CSVRecordReader(input, name: name, delimiter: 0x0A, limits: options.limits)
+            var first = try CSVRecordReader(input, name: name, delimiter: 0, limits: options.limits)
             guard try first.next() else {
                 throw MeterSourceError(.header, file: name, line: 1, "the file is empty")
             }
