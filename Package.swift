@@ -156,7 +156,7 @@ let package = Package(
             path: "Tests/Interop"),
         .testTarget(
             name: "SecureMQTTTests",
-            dependencies: ["SecureMQTT", "TestSupport", "Telemetry", "PKI", grdb],
+            dependencies: ["SecureMQTT", "TestSupport", "Telemetry", "PKI", grdb, x509],
             exclude: ["Support"]),
     ],
     swiftLanguageModes: [.v6]

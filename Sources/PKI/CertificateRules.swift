@@ -22,6 +22,9 @@ struct CommonRules: Sendable {
             throw PKIError(
                 .algorithm, "the certificate of \(certificate.subject) is not signed with ecdsa-with-SHA256")
         }
+        guard Self.isCanonical(certificate) else {
+            throw PKIError(.format, "the certificate of \(certificate.subject) is not in the one canonical encoding")
+        }
         for item in certificate.extensions where !Self.isUnderstood(item) {
             throw PKIError(
                 .extension,
@@ -53,6 +56,22 @@ struct CommonRules: Sendable {
         _ = iterator.next()
         _ = iterator.next()
         return iterator.next()?.encodedBytes.elementsEqual(Self.ecdsaWithSHA256) ?? false
+    }
+
+    /// Whether what no signature covers, algorithm and signature themselves, is encoded in the only way: a bit string
+    /// that claims unused bits would be a second certificate, of another hash, under the same signature.
+    private static func isCanonical(_ certificate: Certificate) -> Bool {
+        var serializer = DER.Serializer()
+        do {
+            try serializer.appendConstructedNode(identifier: .sequence) { node in
+                node.serializeRawBytes(certificate.tbsCertificateBytes)
+                node.serializeRawBytes(Self.ecdsaWithSHA256)
+                try node.serialize(ASN1BitString(bytes: certificate.signature.rawRepresentation[...]))
+            }
+        } catch {
+            return false
+        }
+        return serializer.serializedBytes == certificate.der
     }
 
     /// AlgorithmIdentifier of 1.2.840.10045.4.3.2, no parameters (RFC 5758 section 3.2).
