@@ -51,6 +51,7 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as BrokerError: self.init(Self.status(of: error), error.reason)
         case let error as MQTTClientError: self.init(.configuration, error.reason)
         case let error as MeterSourceError: self.init(Self.status(of: error), error.description)
+        case let error as OutboxError: self.init(Self.status(of: error), error.reason)
         default: self.init(.software, Self.oneLine("\(error)"))
         }
     }
@@ -59,7 +60,7 @@ struct CommandError: Error, CustomStringConvertible {
     static func exit(with error: any Error) -> Never {
         switch error {
         case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
-            is MeterSourceError:
+            is MeterSourceError, is OutboxError:
             Self(error).exit()
         default:
             // Help and version are ArgumentParser's to tell; so is a plain exit code.
@@ -117,6 +118,14 @@ struct CommandError: Error, CustomStringConvertible {
         switch error.code {
         case .io: .noInput
         case .options: .usage
+        default: .badData
+        }
+    }
+
+    private static func status(of error: OutboxError) -> ExitStatus {
+        switch error.code {
+        case .locked: .unavailable
+        case .io, .full: .io
         default: .badData
         }
     }

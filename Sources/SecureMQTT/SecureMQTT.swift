@@ -23,6 +23,7 @@ struct SecureMQTT: AsyncParsableCommand {
             BrokerCommand.self,
             ControlCenterCommand.self,
             ReadingsCommand.self,
+            AuditorCommand.self,
             PKICommand.self,
             BenchCommand.self,
         ]

@@ -159,7 +159,7 @@ import Testing
     @Test("nothing leaves before the hello is answered, then everything in order")
     func helloFirst() throws {
         var desk = try Desk()
-        var center = try Center(desk)
+        let center = try Center(desk)
         try desk.read(1...5)
         desk.step(.connected)
         let sent = try desk.takeSent()

@@ -95,10 +95,10 @@ struct Desk {
         let start = Timestamp(seconds: 1_600_000_200 + Int64(number) * 900)
         let meter = try MeterName(meter)
         return SourceBatch(
-            readings: try [Quantity.consumption, .production].map {
+            readings: [Quantity.consumption, .production].map {
                 Reading(
                     meter: meter, quantity: $0, unit: .kilowattHour, time: start, interval: 900_000_000_000,
-                    value: try #require(ExactDecimal(mantissa: Int64(number), exponent: -3)))
+                    value: ExactDecimal(mantissa: Int64(number), exponent: -3))
             },
             available: start.advanced(byNanoseconds: 900_000_000_000),
             position: SourcePosition(bytes: [UInt8(number >> 8), UInt8(number & 0xFF)]))

@@ -15,7 +15,8 @@ struct ExactSum: Equatable {
     init(_ text: String) {
         let parts = text.split(separator: ".")
         let behind = parts.count > 1 ? String(parts[1]) : ""
-        self.value = Int128(parts[0] + behind + String(repeating: "0", count: 18 - behind.count)) ?? 0
+        let padding = String(repeating: "0", count: 18 - behind.count)
+        self.value = Int128(String(parts[0]) + behind + padding) ?? 0
     }
 
     mutating func add(_ decimal: ExactDecimal?) {
