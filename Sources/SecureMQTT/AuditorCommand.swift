@@ -337,6 +337,7 @@ struct AuditorRunCommand: AsyncParsableCommand {
         var tls = try MQTTClientConfiguration.TLS(
             certificateChainPEM: chain.utf8, privateKeyPEM: pem.utf8, trustRootsPEM: roots.utf8)
         let gate = try settings.trust.makeGate()
+        tls.allowsTLS12 = settings.broker.allowTLS12
         tls.verifyPeer = { certificate in
             let peer = try gate.admit(leaf: certificate, at: .now)
             guard peer.identity.spiffeID.role == .broker else {
