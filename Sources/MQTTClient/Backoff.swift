@@ -24,9 +24,12 @@ public struct Backoff: Hashable, Sendable {
         afterFailures failures: Int, using randomness: inout some RandomNumberGenerator
     ) -> Duration {
         var ceiling = min(self.base, self.maximum)
-        for _ in 1..<max(failures, 1) where ceiling < self.maximum {
+        var doublings = max(failures, 1) - 1
+        while doublings > 0, ceiling < self.maximum, ceiling > .zero {
             ceiling = min(ceiling * 2, self.maximum)
+            doublings -= 1
         }
-        return ceiling * Double.random(in: 0...1, using: &randomness)
+        // 53 random bits over 2^53 - 1: both ends can be reached, and one draw is enough.
+        return ceiling * (Double(randomness.next() >> 11) / 0x1F_FFFF_FFFF_FFFF)
     }
 }

@@ -4,6 +4,20 @@ import MessageBus
 import NIOCore
 import NIOSSL
 import NIOTLS
+import Synchronization
+
+/// Why a connection failed, known beyond its end.
+final class FirstError: Sendable {
+    private let error = Mutex<MQTTClientError?>(nil)
+
+    var value: MQTTClientError {
+        self.error.withLock { $0 } ?? MQTTClientError(.connectionLost, "the connection ended before it began")
+    }
+
+    func set(_ error: MQTTClientError) {
+        self.error.withLock { if $0 == nil { $0 = error } }
+    }
+}
 
 /// One connection on its event loop: bytes to packets, packets through the session, actions to bytes. All
 /// that one read or one batch of requests causes leaves in one buffer with one flush.
@@ -16,7 +30,11 @@ final class ClientHandler: ChannelInboundHandler {
     /// Bytes after which output is handed to the network without waiting for the rest of the batch.
     private static let chunkSize = 1 << 16
 
+    /// How long a server may take to close after DISCONNECT.
+    private static let closeTimeout = TimeAmount.seconds(1)
+
     private let configuration: MQTTClientConfiguration
+    private let firstError: FirstError
     private var context: ChannelHandlerContext?
     private var decoder: PacketDecoder
     private var output = ByteBuffer()
@@ -43,8 +61,10 @@ final class ClientHandler: ChannelInboundHandler {
     private var timers: [Scheduled<Void>] = []
     private var keepAliveTimer: Scheduled<Void>?
 
-    init(configuration: MQTTClientConfiguration) {
+    /// - Parameter firstError: Told of an error, for it may come before ``begin(link:ready:ended:)``.
+    init(configuration: MQTTClientConfiguration, firstError: FirstError) {
         self.configuration = configuration
+        self.firstError = firstError
         self.decoder = PacketDecoder(
             sender: .server, version: configuration.version, maximumPacketSize: configuration.maximumPacketSize)
     }
@@ -60,7 +80,7 @@ final class ClientHandler: ChannelInboundHandler {
         guard let context = self.context, context.channel.isActive,
             let session = link.attach(NIOLoopBound(self, eventLoop: context.eventLoop))
         else {
-            let error = self.error ?? MQTTClientError(.connectionLost, "the connection ended before it began")
+            let error = self.firstError.value
             ready?.fail(error)
             ended.succeed(error)
             self.context?.close(promise: nil)
@@ -170,13 +190,25 @@ final class ClientHandler: ChannelInboundHandler {
     private func fail(_ error: MQTTClientError) {
         guard self.error == nil else { return }
         self.error = error
+        self.firstError.set(error)
         if self.hasSentConnect, let reasonCode = error.farewell,
             self.configuration.version == .v5_0 || reasonCode == .normalDisconnection
         {
             self.write(.disconnect(Disconnect(reasonCode: reasonCode)))
         }
         self.flush()
-        self.context?.close(promise: nil)
+        if self.isShuttingDown, error == MQTTClientError(.closed, ""), self.hasSentConnect {
+            self.awaitServersClose()
+        } else {
+            self.context?.close(promise: nil)
+        }
+    }
+
+    /// The server closes after our DISCONNECT, and so after all that we sent before it. Were we to close first
+    /// and come back, it might see the new connection before the last PUBACKs of this one, and forget them.
+    private func awaitServersClose() {
+        try? self.context?.channel.syncOptions?.setOption(.autoRead, value: true)
+        self.schedule(in: Self.closeTimeout) { $0.context?.close(promise: nil) }
     }
 
     private func end() {
@@ -235,8 +267,9 @@ final class ClientHandler: ChannelInboundHandler {
         if self.work.madeRoom { self.queueHasRoom = true }
         self.work.removeAll()
         if self.work.aborts {
-            self.flush()
+            self.isShuttingDown = false
             self.fail(MQTTClientError(.closed, "cancelled"))
+            self.context?.close(promise: nil)
         } else if self.work.shutsDown {
             self.shutDown()
         }

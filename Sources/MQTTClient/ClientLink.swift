@@ -113,8 +113,11 @@ final class ClientLink: SettlementTarget {
     private func cancel(_ id: UInt64) {
         var actions: [Session.Action] = []
         self.change { state in
-            state.session?.cancel(where: { $0.id == id }, into: &actions)
-            state.work.cancelled.append(id)
+            if state.handler != nil {
+                state.work.cancelled.append(id)
+            } else {
+                state.session?.cancel(where: { $0.id == id }, into: &actions)
+            }
         }
         Self.complete(actions)
     }
@@ -124,7 +127,8 @@ final class ClientLink: SettlementTarget {
     }
 
     func settle(_ token: UInt64) {
-        self.change { $0.work.settled.append(token) }
+        // Without a connection there is nothing to acknowledge: the message will come again.
+        self.change { if $0.handler != nil { $0.work.settled.append(token) } }
     }
 
     /// Outstanding publishes are waited for, then the connection is closed in good order.
@@ -178,8 +182,6 @@ final class ClientLink: SettlementTarget {
             state.session = nil
             state.handler = handler
             state.connecting = []
-            // Settled for a connection that is no more: those messages will come again.
-            state.work.settled.removeAll(keepingCapacity: true)
             return session
         }
     }

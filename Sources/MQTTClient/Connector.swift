@@ -33,6 +33,7 @@ struct Connector: Sendable {
     func connect(_ link: ClientLink) async throws(MQTTClientError) -> Attempt {
         let configuration = self.configuration
         let context = self.context
+        let firstError = FirstError()
         let channel: any Channel
         do {
             channel = try await ClientBootstrap(group: self.group)
@@ -46,7 +47,8 @@ struct Connector: Sendable {
                             try channel.pipeline.syncOperations.addHandler(
                                 tls.makeHandler(context: context, host: configuration.host))
                         }
-                        try channel.pipeline.syncOperations.addHandler(ClientHandler(configuration: configuration))
+                        try channel.pipeline.syncOperations.addHandler(
+                            ClientHandler(configuration: configuration, firstError: firstError))
                     }
                 }
                 .connect(host: configuration.host, port: configuration.port).get()
@@ -67,9 +69,8 @@ struct Connector: Sendable {
                 handler.begin(link: link, ready: ready, ended: ended)
             } catch {
                 // The channel closed, and with it went the handler.
-                let error = MQTTClientError(.connectionLost, "the connection ended before it began")
-                ready.fail(error)
-                ended.succeed(error)
+                ready.fail(firstError.value)
+                ended.succeed(firstError.value)
             }
         }
         return Attempt(ready: ready.futureResult, ended: ended.futureResult)

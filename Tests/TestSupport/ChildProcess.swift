@@ -77,7 +77,7 @@ public final class ChildProcess: Sendable {
         }
         self.process = process
         self.name = name
-        try process.run()
+        try Self.withoutBlockedSignals { try process.run() }
         Self.read(output.fileHandleForReading, into: shared) { $0.output += $1 }
         Self.read(errors.fileHandleForReading, into: shared) { $0.errors += $1 }
         Thread.detachNewThread {
@@ -89,6 +89,17 @@ public final class ChildProcess: Sendable {
     }
 
     deinit { self.kill() }
+
+    /// The threads that Swift's tasks run on block most signals, and a child inherits that: it would never
+    /// see a SIGTERM.
+    private static func withoutBlockedSignals(_ body: () throws -> Void) rethrows {
+        var none = sigset_t()
+        var former = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, &former)
+        defer { pthread_sigmask(SIG_SETMASK, &former, nil) }
+        try body()
+    }
 
     /// The absolute path of a program of `PATH`, `/usr/sbin` included; `nil` if it is not installed.
     public static func find(_ program: String) -> String? {

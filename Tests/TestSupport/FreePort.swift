@@ -35,11 +35,12 @@ private func unusedPort() throws -> Int {
     return Int(UInt16(bigEndian: address.sin_port))
 }
 
-/// Whether something listens on that port of 127.0.0.1.
-public func isListening(port: Int) -> Bool {
+/// Whether something listens on that port of an address of loopback.
+public func isListening(port: Int, address host: String = "127.0.0.1") -> Bool {
     guard let descriptor = try? streamSocket() else { return false }
     defer { close(descriptor) }
     var address = loopback(port: port)
+    address.sin_addr.s_addr = inet_addr(host)
     return withUnsafeMutablePointer(to: &address) { pointer in
         pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { rebound in
             connect(descriptor, rebound, socklen_t(MemoryLayout<sockaddr_in>.size)) == 0

@@ -32,7 +32,8 @@ public final class MosquittoServer: Sendable {
         }
     }
 
-    /// Where it listens on 127.0.0.1.
+    /// Where it listens.
+    public let address: String
     public let port: Int
 
     private let directory: TemporaryDirectory
@@ -42,30 +43,37 @@ public final class MosquittoServer: Sendable {
     /// Starts it and waits until it listens.
     ///
     /// - Parameters:
+    ///   - address: Where it listens: 127.0.0.1 or another address of loopback.
     ///   - tls: Mutual TLS; `nil` is plaintext for anyone.
     ///   - lines: More lines of `mosquitto.conf`; those of the listener come last in the file, so these
     ///     belong to it.
-    public convenience init(tls: TLSFiles? = nil, lines: [String] = []) async throws {
+    public convenience init(
+        address: String = "127.0.0.1", tls: TLSFiles? = nil, lines: [String] = []
+    ) async throws {
         let port = try freePort()
         let directory = try TemporaryDirectory()
         let configuration =
             [
                 // Started by root it would become its own user, who may not read our folder.
                 "user root", "per_listener_settings false", "persistence true", "autosave_interval 1",
-                "autosave_on_changes true", "persistence_location \(directory.path)/", "log_dest stderr",
+                "persistence_location \(directory.path)/", "log_dest stderr",
                 "log_type all", "allow_anonymous true", "max_inflight_messages 0", "max_queued_messages 0",
-                "listener \(port) 127.0.0.1",
+                "listener \(port) \(address)",
             ] + (tls?.lines ?? []) + lines
         let file = try directory.write(configuration.joined(separator: "\n") + "\n", to: "mosquitto.conf")
-        try await self.init(port: port, directory: directory, configurationFile: file)
+        try await self.init(address: address, port: port, directory: directory, configurationFile: file)
     }
 
     /// Starts it with a configuration file that is there already, and waits until it listens on `port`.
     public convenience init(configurationFile: String, port: Int) async throws {
-        try await self.init(port: port, directory: TemporaryDirectory(), configurationFile: configurationFile)
+        try await self.init(
+            address: "127.0.0.1", port: port, directory: TemporaryDirectory(), configurationFile: configurationFile)
     }
 
-    private init(port: Int, directory: TemporaryDirectory, configurationFile: String) async throws {
+    private init(
+        address: String, port: Int, directory: TemporaryDirectory, configurationFile: String
+    ) async throws {
+        self.address = address
         self.port = port
         self.directory = directory
         self.configurationFile = configurationFile
@@ -81,9 +89,9 @@ public final class MosquittoServer: Sendable {
         let process = try ChildProcess(
             "mosquitto", ["-c", self.configurationFile], directory: self.directory.path)
         self.process.withLock { $0 = process }
-        let port = self.port
+        let (address, port) = (self.address, self.port)
         try await withDeadline(limit, "mosquitto listens on port \(port)") {
-            while !isListening(port: port) {
+            while !isListening(port: port, address: address) {
                 guard process.isRunning else {
                     throw SystemError("mosquitto ended: \(process.errorOutput)", errno: 0)
                 }
