@@ -204,7 +204,7 @@ final class ClientLink: SettlementTarget {
             var session = returned
             // These came after the event loop last looked.
             for (message, waiter) in state.work.messages { session.publish(message, for: waiter, into: &actions) }
-            session.disconnected(error, isFinal: false, into: &actions)
+            session.disconnected(error, isFinal: state.isClosed, into: &actions)
             for id in state.work.cancelled { session.cancel(where: { $0.id == id }, into: &actions) }
             state.work.removeAll()
             state.session = session
@@ -226,6 +226,9 @@ final class ClientLink: SettlementTarget {
     }
 
     // MARK: For whoever connects
+
+    /// Another attempt: the channels of the one before are closed.
+    func beginAttempt() { self.state.withLock { $0.connecting = [] } }
 
     /// A channel that a shutdown is to close before it is connected.
     func isConnecting(_ channel: any Channel) {

@@ -34,6 +34,7 @@ struct Connector: Sendable {
         let configuration = self.configuration
         let context = self.context
         let firstError = FirstError()
+        link.beginAttempt()
         let channel: any Channel
         do {
             channel = try await ClientBootstrap(group: self.group)

@@ -10,6 +10,8 @@ final class EventQueue: Sendable {
         /// Somebody was told that there is no room, and is to be told when there is.
         var owesRoom = false
         var isFinished = false
+        /// Nobody is to wait for room any more.
+        var isEnding = false
         // Unsafe only in that nobody checks that they are resumed exactly once: each is taken out of the state,
         // under the lock, by whoever resumes it.
         var receiver: UnsafeContinuation<[BusEvent]?, any Error>?
@@ -118,7 +120,7 @@ final class EventQueue: Sendable {
     func waitForRoom() async {
         await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in
             let resumed: UnsafeContinuation<Void, Never>? = self.state.withLock { state in
-                guard self.isFull(state), !state.isFinished else { return continuation }
+                guard self.isFull(state), !state.isEnding else { return continuation }
                 state.owesRoom = true
                 let former = state.roomWaiter
                 state.roomWaiter = continuation
@@ -128,9 +130,10 @@ final class EventQueue: Sendable {
         }
     }
 
-    /// Ends ``waitForRoom()`` without room.
+    /// Ends ``waitForRoom()`` without room, now and for ever.
     func stopWaiting() {
         let waiter = self.state.withLock { state in
+            state.isEnding = true
             let waiter = state.roomWaiter
             state.roomWaiter = nil
             return waiter

@@ -10,8 +10,9 @@ extension MQTTClientConfiguration {
         public var privateKey: NIOSSLPrivateKeySource
         /// Whom the server's certificate must lead to. Nobody else is trusted, the system's roots neither.
         public var trustRoots: [NIOSSLCertificate]
-        /// The name the server's certificate must bear, if it is not ``MQTTClientConfiguration/host``. For an
-        /// IP address as host, the certificate must bear that address.
+        /// The name that the server's certificate must bear, if it is not ``MQTTClientConfiguration/host``. For
+        /// an IP address as host, the certificate must bear that address. (NIOSSL also takes a certificate that
+        /// bears the address we are connected to in place of the name.)
         public var serverName: String?
         /// Whether the server's name is checked. Off only where ``verifyPeer`` checks who it is.
         public var verifiesServerName = true
