@@ -105,7 +105,7 @@ let package = Package(
         // Mutation fuzzing of every decoder: short in the tests, long by `make fuzz`.
         .target(
             name: "FuzzTargets",
-            dependencies: ["Identity", "MQTT", "COSE", "Telemetry", "Auditor", "PKI", nio, x509],
+            dependencies: ["Identity", "MQTT", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio, x509],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
 

@@ -153,15 +153,19 @@ public struct Sign1: Sendable {
         return low
     }
 
-    /// Both parts come as encoded byte strings, head included. A protected header without any label would
-    /// count as zero-length here (RFC 9052 section 3); we take none, since `alg` is always in it.
+    /// Both parts come as encoded byte strings, head included. An empty map as protected header counts as
+    /// zero-length here (RFC 9052 section 3).
     private static func digest(
         protected: UnsafeRawBufferPointer, payload: UnsafeRawBufferPointer
     ) -> SHA256Digest {
         var hash = SHA256()
         Self.context.withUnsafeBytes { hash.update(bufferPointer: $0) }
-        hash.update(bufferPointer: protected)
-        Self.noExternalData.withUnsafeBytes { hash.update(bufferPointer: $0) }
+        if protected.count == 2, protected[1] == 0xA0 {
+            Self.empty.withUnsafeBytes { hash.update(bufferPointer: $0) }
+        } else {
+            hash.update(bufferPointer: protected)
+        }
+        Self.empty.withUnsafeBytes { hash.update(bufferPointer: $0) }
         hash.update(bufferPointer: payload)
         return hash.finalize()
     }
@@ -170,5 +174,5 @@ public struct Sign1: Sendable {
     private static let context: [UInt8] = [0x84, 0x6A] + Array("Signature1".utf8)
 
     /// An empty byte string.
-    private static let noExternalData: [UInt8] = [0x40]
+    private static let empty: [UInt8] = [0x40]
 }

@@ -107,3 +107,11 @@ public struct Payload: Hashable, Sendable {
         Refusal(.tooLarge, "a payload of \(count) bytes, at most \(Self.maximumSize) are allowed")
     }
 }
+
+extension Payload {
+    /// The readings of a statement's payload; empty for the other kinds.
+    public var readings: Readings {
+        // Checked when the payload was made.
+        Readings(self.kind == .statement ? try? SenMLParser(self.bytes, in: 0..<self.bytes.count, owner: nil) : nil)
+    }
+}

@@ -1,0 +1,58 @@
+import COSE
+
+/// A statement of one reading whose `iss` and `sub` say this, signed by a key of no meaning.
+func statementClaiming(_ issuer: String) -> [UInt8] {
+    let id = issuer.split(separator: "/", omittingEmptySubsequences: false).last.map(String.init) ?? ""
+    var header = CBORWriter()
+    header.map(8)
+    header.unsigned(1)
+    header.integer(-7)
+    header.unsigned(3)
+    header.unsigned(112)
+    header.unsigned(15)
+    header.map(3)
+    header.unsigned(1)
+    header.text(issuer)
+    header.unsigned(2)
+    header.text("\(issuer)/stream/0123456789abcdef")
+    header.unsigned(6)
+    header.unsigned(1_767_225_600)
+    header.unsigned(16)
+    header.text("application/vnd.secure-mqtt.statement+cose")
+    header.unsigned(34)
+    header.array(2)
+    header.integer(-16)
+    header.byteString([UInt8](repeating: 1, count: 32))
+    header.text("seq")
+    header.unsigned(1)
+    header.text("prev")
+    header.byteString([UInt8](repeating: 0, count: 32))
+    header.text("clock")
+    header.text("S")
+    var payload = CBORWriter()
+    payload.array(1)
+    payload.map(6)
+    payload.unsigned(0)
+    payload.text("power")
+    payload.unsigned(1)
+    payload.text("W")
+    payload.unsigned(2)
+    payload.unsigned(1)
+    payload.integer(-1)
+    payload.integer(26)
+    payload.integer(-2)
+    // The ID must be well-formed for the payload's own sake.
+    payload.text("\(id.isEmpty || id.hasPrefix("-") || id.utf8.count > 64 ? "x" : id)/m/")
+    payload.integer(-3)
+    payload.unsigned(1_767_225_600)
+    // Any r and s within their ranges.
+    let signature = [UInt8](repeating: 0, count: 31) + [1]
+    var message = CBORWriter()
+    message.tag(18)
+    message.array(4)
+    message.byteString(header.bytes)
+    message.map(0)
+    message.byteString(payload.bytes)
+    message.byteString(signature + signature)
+    return message.bytes
+}
