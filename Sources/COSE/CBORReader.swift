@@ -285,6 +285,23 @@ public struct CBORReader: Sendable {
 
 /// Whether bytes are UTF-8 (RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF).
 func isUTF8(_ bytes: [UInt8], in range: Range<Int>) -> Bool {
+    let isASCII = bytes.withUnsafeBytes { raw in
+        var index = range.lowerBound
+        while range.upperBound - index >= 8 {
+            let word = raw.loadUnaligned(fromByteOffset: index, as: UInt64.self)
+            guard word & 0x8080_8080_8080_8080 == 0 else { return false }
+            index += 8
+        }
+        while index < range.upperBound {
+            guard raw[index] < 0x80 else { return false }
+            index += 1
+        }
+        return true
+    }
+    return isASCII || isUTF8BeyondASCII(bytes, in: range)
+}
+
+private func isUTF8BeyondASCII(_ bytes: [UInt8], in range: Range<Int>) -> Bool {
     var index = range.lowerBound
     let end = range.upperBound
     while index < end {

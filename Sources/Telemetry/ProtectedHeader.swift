@@ -118,7 +118,7 @@ struct ProtectedHeader: Sendable {
             guard let subject = claims.subject, let stream = claims.stream else {
                 throw COSEError(.unexpected, "sub must name a stream", at: value.position)
             }
-            if kind.isInStream, !areEqual(bytes, subject.whole, issuer.whole) {
+            if kind.isInStream, subject.whole != issuer.whole, !areEqual(bytes, subject.whole, issuer.whole) {
                 throw COSEError(.unexpected, "sub names another auditor than iss", at: subject.whole.lowerBound)
             }
             self.subject = subject
@@ -184,6 +184,14 @@ struct ProtectedHeader: Sendable {
         var subjectPosition: Int?
         var issuedAt: Timestamp?
 
+        private static let infix = Array(StreamName.infix.utf8)
+
+        /// Whose stream it is. Nearly always the issuer's own, which was checked a moment ago.
+        private func auditor(_ bytes: [UInt8], in range: Range<Int>) -> SPIFFEBytes? {
+            if let issuer = self.issuer, areEqual(bytes, range, issuer.whole) { return issuer }
+            return SPIFFEBytes(bytes, in: range)
+        }
+
         init(_ reader: inout CBORReader) throws(COSEError) {
             for _ in 0..<(try reader.mapCount()) {
                 guard let major = reader.nextMajorType, major <= 1 else {
@@ -201,12 +209,11 @@ struct ProtectedHeader: Sendable {
                 case 2:
                     let text = try reader.text()
                     self.subjectPosition = text.lowerBound
-                    let infix = Array(StreamName.infix.utf8)
                     let end = text.upperBound - 16
-                    let start = end - infix.count
-                    guard start > text.lowerBound, areEqual(reader.bytes, start..<end, infix),
+                    let start = end - Self.infix.count
+                    guard start > text.lowerBound, areEqual(reader.bytes, start..<end, Self.infix),
                         let stream = StreamID(hexadecimalDigits: reader.bytes[end..<text.upperBound]),
-                        let subject = SPIFFEBytes(reader.bytes, in: text.lowerBound..<start)
+                        let subject = self.auditor(reader.bytes, in: text.lowerBound..<start)
                     else {
                         throw COSEError(.unexpected, "sub is not the name of a stream", at: text.lowerBound)
                     }

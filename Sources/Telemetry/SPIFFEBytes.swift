@@ -115,8 +115,9 @@ enum Name {
 /// Whether two ranges of the same bytes are equal in content.
 func areEqual(_ bytes: [UInt8], _ a: Range<Int>, _ b: Range<Int>) -> Bool {
     guard a.count == b.count else { return false }
-    for offset in 0..<a.count where bytes[a.lowerBound + offset] != bytes[b.lowerBound + offset] { return false }
-    return true
+    return bytes.withUnsafeBytes { raw in
+        UnsafeRawBufferPointer(rebasing: raw[a]).elementsEqual(UnsafeRawBufferPointer(rebasing: raw[b]))
+    }
 }
 
 /// Whether a range of bytes is exactly `text`.

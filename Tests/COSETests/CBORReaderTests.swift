@@ -150,7 +150,7 @@ struct CBORReaderTests {
         // Everything not named here is taken.
         let refused: [String: COSEError.Code] = [
             "f0": .unsupported, "f7": .unsupported, "f818": .unsupported, "f8ff": .unsupported,
-            "c1fb41d452d9e2200000": .unsupported,
+            "c1fb41d452d9ec200000": .unsupported,
             "5f42010243030405ff": .notCanonical, "7f657374726561646d696e67ff": .notCanonical,
             "9fff": .notCanonical, "9f018202039f0405ffff": .notCanonical, "9f01820203820405ff": .notCanonical,
             "83018202039f0405ff": .notCanonical, "83019f0203ff820405": .notCanonical,
@@ -161,7 +161,9 @@ struct CBORReaderTests {
         var taken = 0
         for example in examples {
             let bytes = try #require(Hex.bytes(example.hex))
-            #expect(CBORReader.isWellFormed(bytes, in: 0..<bytes.count), "\(example.hex)")
+            // The file still has this one of RFC 7049, which RFC 8949 calls not well-formed.
+            let isWellFormed = example.hex != "f818"
+            #expect(CBORReader.isWellFormed(bytes, in: 0..<bytes.count) == isWellFormed, "\(example.hex)")
             let isFloat = bytes[0] >= 0xF9 && bytes[0] <= 0xFB
             let expected = isFloat ? .unsupported : refused[example.hex]
             var reader = CBORReader(bytes)
@@ -175,7 +177,7 @@ struct CBORReaderTests {
             }
         }
         #expect(examples.count == 82)
-        #expect(taken == 42)
+        #expect(taken == 44)
     }
 }
 

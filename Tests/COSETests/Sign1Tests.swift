@@ -119,7 +119,11 @@ struct Sign1Tests {
                 let sign0: Sign
             }
             struct Intermediates: Decodable {
-                let ToBeSign_hex: String
+                let toBeSigned: String
+
+                private enum CodingKeys: String, CodingKey {
+                    case toBeSigned = "ToBeSign_hex"
+                }
             }
             struct Output: Decodable {
                 let cbor: String
@@ -153,7 +157,7 @@ struct Sign1Tests {
         let y = try #require(Self.base64URL(example.input.sign0.key.y))
         let key = try P256.Signing.PublicKey(rawRepresentation: x + y)
         #expect(message.isSigned(by: key))
-        let toBeSigned = try #require(Hex.bytes(example.intermediates.ToBeSign_hex.lowercased()))
+        let toBeSigned = try #require(Hex.bytes(example.intermediates.toBeSigned.lowercased()))
         #expect(message.digest == SHA256.hash(data: toBeSigned))
     }
 

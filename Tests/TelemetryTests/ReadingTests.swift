@@ -125,7 +125,8 @@ struct PayloadTests {
         let flawed = [
             try makeReading(unit: .watt), try makeReading(interval: nil), try makeReading(interval: 0),
             try makeReading(interval: Reading.maximumInterval + 1), try makeReading(interval: -1),
-            try makeReading("m1", .consumptionTotal), try makeReading("m1", .consumption, nil), try makeReading(quality: .missing),
+            try makeReading("m1", .consumptionTotal), try makeReading("m1", .consumption, nil),
+            try makeReading(quality: .missing),
             try makeReading("m1", .voltage, part: Part(tariff: 1) ?? .whole, unit: .volt),
             try makeReading(at: (1 << 28) - 1), try makeReading(at: 1 << 33),
         ]

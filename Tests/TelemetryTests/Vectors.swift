@@ -9,11 +9,21 @@ enum Vectors {
     struct Party: Decodable, Sendable {
         let name: String
         let role: String
-        let private_key: String
-        let public_key: String
+        let privateKey: String
+        let publicKey: String
         let certificate: String
-        let certificate_hash: String
-        let spiffe_id: String?
+        let certificateHash: String
+        let spiffeID: String?
+
+        private enum CodingKeys: String, CodingKey {
+            case name
+            case role
+            case privateKey = "private_key"
+            case publicKey = "public_key"
+            case certificate
+            case certificateHash = "certificate_hash"
+            case spiffeID = "spiffe_id"
+        }
     }
 
     struct Accepted: Decodable, Sendable, CustomStringConvertible {
@@ -86,10 +96,10 @@ enum Vectors {
                 guard envelope.issuer.rawValue == sender else { throw Refusal(.sender, sender) }
             }
             let hash = envelope.certificateHash.description
-            guard let party = self.parties.first(where: { $0.certificate_hash == hash }),
-                let key = hexBytes(party.public_key).flatMap({ try? P256.Signing.PublicKey(x963Representation: $0) })
+            guard let party = self.parties.first(where: { $0.certificateHash == hash }),
+                let key = hexBytes(party.publicKey).flatMap({ try? P256.Signing.PublicKey(x963Representation: $0) })
             else { throw Refusal(.certificateUnknown, hash) }
-            guard envelope.issuer.rawValue == party.spiffe_id else { throw Refusal(.issuer, party.name) }
+            guard envelope.issuer.rawValue == party.spiffeID else { throw Refusal(.issuer, party.name) }
             guard envelope.kind.signerRole.rawValue == party.role else { throw Refusal(.role, party.role) }
             guard envelope.isSigned(by: key) else { throw Refusal(.signature, party.name) }
             return nil
@@ -100,8 +110,8 @@ enum Vectors {
 
     /// A signer out of the vectors' parties.
     static func signer(_ name: String) throws -> KeySigner {
-        guard let party = self.parties.first(where: { $0.name == name }), let spiffe = party.spiffe_id,
-            let key = hexBytes(party.private_key), let certificate = hexBytes(party.certificate)
+        guard let party = self.parties.first(where: { $0.name == name }), let spiffe = party.spiffeID,
+            let key = hexBytes(party.privateKey), let certificate = hexBytes(party.certificate)
         else { throw Refusal(.issuer, "no party \(name)") }
         return KeySigner(
             issuer: try SPIFFEID(spiffe), certificateHash: CertificateHash(hashing: certificate),
