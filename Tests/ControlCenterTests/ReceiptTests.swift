@@ -87,7 +87,9 @@ import Testing
         let answers = try self.center.process(old.arrivalOfHello(3))
         #expect(answers.count == 2)
         #expect(answers[0].subject.stream == old.stream)
-        #expect(answers[0].receipts == Receipts(stored: [self.range(1, 2, former[1].id)], newest: self.head(2, former[1].id)))
+        #expect(
+            answers[0].receipts
+                == Receipts(stored: [self.range(1, 2, former[1].id)], newest: self.head(2, former[1].id)))
         #expect(answers[1].subject.stream == self.home.stream)
         #expect(
             answers[1].receipts

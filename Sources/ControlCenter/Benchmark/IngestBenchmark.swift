@@ -38,17 +38,17 @@ public struct IngestBenchmark: Sendable {
         public var microsecondsToIngest: Double
         /// Transactions per statement, inverted.
         public var statementsPerCommit: Double
-        /// Where it goes: microseconds per statement of each step, alone on one thread.
+        /// Where it goes: microseconds of CPU time per statement of each step, alone on one thread.
         public var steps: Steps
     }
 
-    /// Microseconds per statement.
+    /// Microseconds of CPU time per statement.
     public struct Steps: Hashable, Sendable, Codable {
         public var decode: Double
         /// Identify and verify, readings included.
         public var verify: Double
         public var order: Double
-        /// With the sync.
+        /// Without the time that the disk takes.
         public var commit: Double
     }
 
@@ -250,16 +250,16 @@ public struct IngestBenchmark: Sendable {
             let batch = load.statements[start..<min(start + 1_024, load.statements.count)]
             var from = Moment()
             let decoded = try batch.map { try Decoded($0) }
-            steps.decode += Span(since: from).seconds
+            steps.decode += Span(since: from).cpuSeconds
             from = Moment()
             let examined = decoded.map { known.examine($0) }
-            steps.verify += Span(since: from).seconds
+            steps.verify += Span(since: from).cpuSeconds
             from = Moment()
             let step = try core.order(examined, at: self.now)
-            steps.order += Span(since: from).seconds
+            steps.order += Span(since: from).cpuSeconds
             from = Moment()
             try core.commit(step)
-            steps.commit += Span(since: from).seconds
+            steps.commit += Span(since: from).cpuSeconds
         }
         let scale = 1e6 / Double(load.statements.count)
         return Steps(
