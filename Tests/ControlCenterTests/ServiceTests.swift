@@ -125,12 +125,14 @@ private final class FakeBus: MessageBus, SettlementTarget {
     private let folder: TemporaryDirectory
     private var home: TestAuditor
     private let store: ControlCenterStore
+    private let revocationList: [UInt8]
 
     init() throws {
         self.pki = try TestPKI(auditors: ["home-1"])
         self.folder = try TemporaryDirectory()
         self.home = TestAuditor(try self.pki.auditor("home-1"), at: Timestamp(seconds: self.pki.now))
         self.store = try ControlCenterStore(directory: self.folder.path)
+        self.revocationList = try self.pki.revocationLists()[1].der
     }
 
     private func center(_ bus: FakeBus, _ change: (inout ControlCenter.Configuration) -> Void = { _ in }) throws
@@ -142,7 +144,7 @@ private final class FakeBus: MessageBus, SettlementTarget {
         let now = Timestamp(seconds: self.pki.now)
         return try ControlCenter(
             bus: bus, store: self.store, verifier: self.pki.verifier(), signer: PartySigner(self.pki.controlCenter),
-            chain: self.pki.controlCenter.chainDER, revocationList: self.pki.revocationLists()[1].der,
+            chain: self.pki.controlCenter.chainDER, revocationList: self.revocationList,
             configuration: configuration, logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }),
             clock: { now })
     }
@@ -198,12 +200,15 @@ private final class FakeBus: MessageBus, SettlementTarget {
             published.map(\.topic) == [
                 "control_center/keys", "control_center/crl", "control_center/keys", "control_center/crl",
             ])
-        #expect(published.allSatisfy(\.retain))
+        #expect(published.map(\.retain) == [true, true, true, true])
         var reader = CBORReader(published[0].bytes)
-        #expect(try reader.arrayCount() == 2)
-        #expect(Array(published[0].bytes[try reader.byteString()]) == self.pki.controlCenter.certificate.der)
-        #expect(Array(published[0].bytes[try reader.byteString()]) == self.pki.intermediate.certificate.der)
-        #expect(try published[1].bytes == self.pki.revocationLists()[1].der)
+        let count = try reader.arrayCount()
+        #expect(count == 2)
+        let leaf = Array(published[0].bytes[try reader.byteString()])
+        let intermediate = Array(published[0].bytes[try reader.byteString()])
+        #expect(leaf == self.pki.controlCenter.certificate.der)
+        #expect(intermediate == self.pki.intermediate.certificate.der)
+        #expect(published[1].bytes == self.revocationList)
     }
 
     @Test mutating func `a graceful shutdown decides what was received and then ends`() async throws {
