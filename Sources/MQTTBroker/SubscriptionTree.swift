@@ -10,6 +10,14 @@ package struct SubscriptionTree {
         package var noLocal: Bool
         package var retainAsPublished: Bool
         package var identifier: UInt32?
+
+        package init(session: Int, qos: QoS, noLocal: Bool, retainAsPublished: Bool, identifier: UInt32?) {
+            self.session = session
+            self.qos = qos
+            self.noLocal = noLocal
+            self.retainAsPublished = retainAsPublished
+            self.identifier = identifier
+        }
     }
 
     /// Changes whenever an answer of ``forEachMatch(_:_:)`` may.
