@@ -127,7 +127,8 @@ struct SocketTests {
             let (bystander, _) = try await broker.connect("auditor-2")
             let cases: [([UInt8], ReasonCode)] = [
                 ([0xC1, 0x00], .malformedPacket), ([0xD0, 0x00], .protocolError),
-                ([0x36, 0x05, 0, 1, 0x61, 0, 1], .malformedPacket), ([0x82, 0x06, 0, 1, 0, 0, 0, 0], .topicFilterInvalid),
+                ([0x36, 0x05, 0, 1, 0x61, 0, 1], .malformedPacket),
+                ([0x82, 0x06, 0, 1, 0, 0, 0, 0], .topicFilterInvalid),
                 ([0x50, 0x02, 0, 1], .protocolError), ([0xF0, 0x00], .protocolError),
             ]
             for (bytes, code) in cases {
