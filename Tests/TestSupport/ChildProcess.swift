@@ -116,7 +116,10 @@ public final class ChildProcess: Sendable {
         _ store: @escaping @Sendable (inout State, [UInt8]) -> Void
     ) {
         Thread.detachNewThread {
-            while let data = try? handle.read(upToCount: 65_536), !data.isEmpty {
+            // Not `read(upToCount:)`: that waits until so much has come, or the end.
+            while true {
+                let data = handle.availableData
+                if data.isEmpty { break }
                 shared.change { store(&$0, [UInt8](data)) }
             }
             shared.change { $0.openStreams -= 1 }
