@@ -103,6 +103,12 @@ public struct AuditorMachine: Sendable {
 
     private var link = Link.down
     private var connection: UInt64 = 0
+    /// When the newest hello was said.
+    private var helloAt = Timestamp(nanoseconds: 0)
+    /// When it is to be said again although it was answered.
+    private var helloWanted: Timestamp?
+    /// Receipts have moved something since the newest hello, other than its answer: the answer may be older.
+    private var hasReceiptsSinceHello = false
     private var inFlight: Deque<Flight> = []
     /// Everything up to this order has been sent on this connection, or need not be.
     private var sentUpTo: Int64 = 0
@@ -222,6 +228,7 @@ public struct AuditorMachine: Sendable {
         switch self.link {
         case .awaitingAnswer(_, let since): deadlines.append(since.after(self.configuration.helloAgainAfter))
         case .open:
+            if let helloWanted { deadlines.append(helloWanted) }
             if let first = self.inFlight.lazy.filter({ !$0.isPublishing }).map(\.sentAt).min() {
                 deadlines.append(first.after(self.configuration.resendAfter))
             }
@@ -289,6 +296,7 @@ public struct AuditorMachine: Sendable {
         switch self.link {
         case .awaitingAnswer(_, let since) where now >= since.after(self.configuration.helloAgainAfter):
             self.sayHello(now, &random)
+        case .open where self.helloWanted.map { $0 <= now } ?? false: self.sayHello(now, &random)
         case .open where self.committing == nil || self.retry != nil:
             try self.send(now, outbox)
         default: break
@@ -567,6 +575,9 @@ public struct AuditorMachine: Sendable {
             clock: self.configuration.clockQuality)
         // Kept even if it cannot be signed: it is tried again as if unanswered.
         self.link = .awaitingAnswer(nonce, since: now)
+        self.helloAt = now
+        self.helloWanted = nil
+        self.hasReceiptsSinceHello = false
         self.hasUnverifiedReceipts = false
         do {
             let message = try Self.sign(hello, now, self.configuration.certificateChain, self.signer)
@@ -681,6 +692,9 @@ public struct AuditorMachine: Sendable {
             {
                 self.link = .awaitingAnswer(nonce, since: Timestamp(nanoseconds: .min))
             }
+            // Or it started from a backup, which only a hello finds out. Not sooner than one that went unanswered,
+            // so that repeats of this message cost little.
+            if self.isOpen { self.helloWanted = self.helloAt.after(self.configuration.helloAgainAfter) }
         } catch {
             self.raise(
                 .controlCenterCertificate,
@@ -725,7 +739,9 @@ public struct AuditorMachine: Sendable {
         self.statistics.receiptsVerified += 1
         guard case .awaitingAnswer(let nonce, _) = self.link, receipts.nonce == nonce else {
             if let restoredAt, envelope.issuedAt < restoredAt { return }
+            let receipted = self.statistics.receipted
             try self.settle(receipts, stream, now, outbox)
+            if self.statistics.receipted > receipted { self.hasReceiptsSinceHello = true }
             return
         }
         // The answer is new, whatever the control center's clock says.
@@ -852,7 +868,7 @@ public struct AuditorMachine: Sendable {
         after order: Int64, _ issuedAt: Timestamp, _ outbox: some OutboxReader
     ) throws(OutboxError) {
         let count = try outbox.ringCount(after: order)
-        guard count > 0 else { return }
+        guard count > 0, !self.doubtAnswer() else { return }
         self.changes.append(.offerAgainAfter(order: order))
         if let head = self.state.receiptedHead, head.order > order { self.state.receiptedHead = nil }
         self.controlCenterRestored(count, issuedAt)
@@ -871,12 +887,21 @@ public struct AuditorMachine: Sendable {
                 let hole = next...(run.first - 1)
                 let count = try outbox.ringCount(stream, hole)
                 if count > 0 {
+                    guard !self.doubtAnswer() else { return }
                     self.changes.append(.offerAgain(stream, hole))
                     self.controlCenterRestored(count, issuedAt)
                 }
             }
             next = max(next, run.last + 1)
         }
+    }
+
+    /// An answer that tells of a loss may have been overtaken by the receipts of what seems to be lost: then it is
+    /// asked again.
+    private mutating func doubtAnswer() -> Bool {
+        guard self.hasReceiptsSinceHello else { return false }
+        self.helloWanted = self.helloAt
+        return true
     }
 
     private mutating func controlCenterRestored(_ count: Int, _ issuedAt: Timestamp) {
