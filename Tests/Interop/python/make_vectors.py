@@ -270,7 +270,8 @@ def refused():
     record("bn-long-meter", "33 characters", lambda r: r[0].update({-2: "home-1/" + "m" * 33 + "/"}))
     record("bn-repeated", "bn again for the same meter", lambda r: r[1].update({-2: "home-1/m1/"}))
     record("bt-missing", "no bt", lambda r: r[0].pop(-3))
-    record("bt-small", "bt below 2^28 would be a relative time", lambda r: r[0].update({-3: 2**28 - 1}))
+    record("bt-small", "bt below 2^28 would be a relative time", lambda r: [
+        r[0].update({-3: 2**28 - 1, 6: 1}), r[1].update({6: 1})])
     record("bt-later", "bt in a later record", lambda r: r[1].update({-3: NOW}))
     record("bt-decimal", "bt with digits behind the point", lambda r: r[0].update({-3: CBORTag(4, [-1, NOW * 10])}))
     record("time-backwards", "records out of the order of time", lambda r: r[0].update({6: 1}))
@@ -396,6 +397,7 @@ def refused():
         ("aud", "an audience", {"claims": {k: {**claims, 3: "x"}[k] for k in (1, 2, 3, 6)}}),
         ("exp", "an expiry", {"claims": {k: {**claims, 4: NOW}[k] for k in (1, 2, 4, 6)}}),
         ("x5t-missing", "no x5t", {"x5t": None}), ("x5t-sha1", "x5t by SHA-1", {"x5t": [-14, bytes(20)]}),
+        ("x5t-other-hash", "x5t by SHA-512/256", {"x5t": [-17, hashlib.sha256(HOME_1.der).digest()]}),
         ("x5t-short", "31 bytes", {"x5t": [-16, bytes(31)]}),
         ("x5chain", "x5chain where it does not belong", {"x5chain": CHAIN}),
         ("seq-missing", "no seq", {"seq": None}), ("seq-zero", "0", {"seq": 0}), ("seq-large", "2^53", {"seq": 2**53}),
