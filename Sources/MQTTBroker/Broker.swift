@@ -171,15 +171,16 @@ public final class Broker: Service {
 
     /// Disconnects everybody for whom the closure holds.
     ///
+    /// - Parameter endingSessions: also forgets their sessions and what waits in them.
     /// - Returns: how many connections were closed.
     @discardableResult
     public func disconnect(
-        reason: String = "disconnected by an operator",
+        reason: String = "disconnected by an operator", endingSessions: Bool = false,
         where isUnwanted: @escaping @Sendable (PeerIdentity) -> Bool
     ) async throws -> Int {
         let core = self.core
         return try await self.eventLoop.submit {
-            core.value.disconnect(.administrativeAction, reason, where: isUnwanted)
+            core.value.disconnect(.administrativeAction, reason, endingSessions: endingSessions, where: isUnwanted)
         }.get()
     }
 

@@ -178,13 +178,18 @@ final class BrokerCore {
         return count
     }
 
-    /// Disconnects, and ends the sessions of those that are not connected.
-    func disconnect(_ code: ReasonCode, _ reason: String, where isUnwanted: (PeerIdentity) -> Bool) -> Int {
+    func disconnect(
+        _ code: ReasonCode, _ reason: String, endingSessions: Bool, where isUnwanted: (PeerIdentity) -> Bool
+    ) -> Int {
         var count = 0
         for handler in Array(self.handlers.values) {
             guard let peer = handler.peer, isUnwanted(peer) else { continue }
             handler.close(code, reason)
             count += 1
+        }
+        if endingSessions {
+            self.router.removeSessions(where: isUnwanted)
+            self.perform()
         }
         return count
     }

@@ -136,11 +136,23 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
         if self.phase == .handshake {
-            self.refuseHandshake("\(error)")
+            self.refuseHandshake(Self.words(for: error))
         } else {
-            self.closeReason = "the connection failed: \(error)"
+            self.closeReason = Self.words(for: error)
             context.close(promise: nil)
         }
+    }
+
+    /// BoringSSL's errors are long; the frequent ones in one line.
+    private static func words(for error: any Error) -> String {
+        let text = "\(error)"
+        if text.contains("PEER_DID_NOT_RETURN_A_CERTIFICATE") { return "no client certificate" }
+        if text.contains("CERTIFICATE_VERIFY_FAILED") {
+            return "the client's certificate does not lead to a trusted root, or is not valid now"
+        }
+        if text.contains("UNSUPPORTED_PROTOCOL") { return "the client does not speak TLS 1.3" }
+        if text.contains("uncleanShutdown") { return "the client closed the connection without a word" }
+        return "the connection failed: \(text)"
     }
 
     /// - Returns: whether it was closed.

@@ -296,14 +296,20 @@ struct SocketTests {
         #expect(try await left.client?.expectEnd() == true)
     }
 
-    @Test("An operator's hand disconnects whom it means")
+    @Test("An operator's hand disconnects whom it means, and if told so ends the session too")
     func disconnectWhere() async throws {
         try await TestBroker.withPlaintext { broker in
-            let (one, _) = try await broker.connect("auditor-1")
+            let (one, _) = try await broker.connect("auditor-1", properties: [.sessionExpiryInterval(100)])
             let (two, _) = try await broker.connect("auditor-2")
             #expect(try await broker.broker.disconnect { $0.spiffeID.id.rawValue == "auditor-1" } == 1)
             #expect(try await one.expectDisconnect() == .administrativeAction)
             try await two.ping()
+            let (_, kept) = try await broker.connect(
+                "auditor-1", cleanStart: false, properties: [.sessionExpiryInterval(100)])
+            #expect(kept.sessionPresent)
+            _ = try await broker.broker.disconnect(endingSessions: true) { $0.spiffeID.id.rawValue == "auditor-1" }
+            let (_, ended) = try await broker.connect("auditor-1", cleanStart: false)
+            #expect(!ended.sessionPresent)
         }
     }
 }

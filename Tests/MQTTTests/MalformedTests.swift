@@ -225,36 +225,10 @@ struct MalformedTests {
         #expect(try decoder.next() == .pubAck(PubAck(packetID: 100)))
     }
 
-    @Test("Mutated packets never crash a decoder, and what is read can be written", arguments: 0..<8)
-    func mutations(seed: Int) throws {
-        var random = SplitMix64(state: UInt64(seed))
-        let seeds = try MQTTSamples.all().map { try $0.encoded() }
-        for _ in 0..<4_000 {
-            var bytes = seeds[Int.random(in: 0..<seeds.count, using: &random)]
-            if Bool.random(using: &random) { bytes += seeds[Int.random(in: 0..<seeds.count, using: &random)] }
-            for _ in 0..<Int.random(in: 1...4, using: &random) where !bytes.isEmpty {
-                let index = Int.random(in: 0..<bytes.count, using: &random)
-                switch Int.random(in: 0..<4, using: &random) {
-                case 0: bytes[index] = UInt8.random(in: 0...255, using: &random)
-                case 1: bytes[index] ^= 1 << UInt8.random(in: 0...7, using: &random)
-                case 2: bytes.remove(at: index)
-                default: bytes.insert(UInt8.random(in: 0...255, using: &random), at: index)
-                }
-            }
-            fuzzMQTT(bytes)
-        }
-    }
-}
-
-/// Small, seeded, and the same everywhere.
-private struct SplitMix64: RandomNumberGenerator {
-    var state: UInt64
-
-    mutating func next() -> UInt64 {
-        self.state &+= 0x9E37_79B9_7F4A_7C15
-        var mixed = self.state
-        mixed = (mixed ^ (mixed >> 30)) &* 0xBF58_476D_1CE4_E5B9
-        mixed = (mixed ^ (mixed >> 27)) &* 0x94D0_49BB_1331_11EB
-        return mixed ^ (mixed >> 31)
+    @Test("Mutated packets never crash a decoder, and what is read can be written", arguments: 0..<8 as Range<UInt64>)
+    func mutations(seed: UInt64) throws {
+        let target = try #require(FuzzTarget.mqtt.first)
+        #expect(target.seeds.count > 50)
+        target.fuzz(count: 2_000, seed: seed, maximumSize: 2_048)
     }
 }
