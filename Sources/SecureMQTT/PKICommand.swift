@@ -21,6 +21,7 @@ struct PKICommand: AsyncParsableCommand {
             PKIRevokeCommand.self,
             PKIListCommand.self,
             PKIShowCommand.self,
+            PKIExportMosquittoCommand.self,
         ])
 }
 

@@ -111,6 +111,25 @@ import X509
         #expect(lists[0].isSigned(by: self.authority.root) && lists[1].isSigned(by: self.authority.issuing))
     }
 
+    @Test("A root key that others may read is refused, not passed over")
+    func rootKeyPermissions() throws {
+        try FileManager.default.setAttributes(
+            [.posixPermissions: 0o640], ofItemAtPath: self.directory.path("root.key"))
+        #expect(throws: PKIError(.permissions, "")) { try self.authority.renewRevocationLists(at: self.now) }
+    }
+
+    @Test("A root file of two certificates, or an intermediate not of ours, is refused")
+    func otherFiles() throws {
+        let both = self.authority.root.pemText + self.authority.issuing.pemText
+        try Data(both.utf8).write(to: URL(fileURLWithPath: self.directory.path("root.pem")))
+        #expect(throws: PKIError(.chain, "")) { try AuthorityDirectory.open(self.directory.path) }
+        for file in ["root.pem", "issuing.pem"] {
+            try Data(self.authority.root.pemText.utf8).write(to: URL(fileURLWithPath: self.directory.path(file)))
+        }
+        let opened = try AuthorityDirectory.open(self.directory.path)
+        #expect(throws: PKIError(.trustDomain, "")) { try opened.trustDomain }
+    }
+
     @Test("Without the issuing key nothing is issued, revoked or recorded")
     func noKey() throws {
         _ = try self.issue(.auditor, "a")

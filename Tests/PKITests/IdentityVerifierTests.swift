@@ -71,6 +71,7 @@ import X509
             $0.further = [.init(oid: [1, 3, 6, 1, 4, 1, 99999, 1], critical: true, value: [5, 0])]
         },
         Fault("no authority key identifier", .extension) { $0.authorityKeyIdentifier = nil },
+        Fault("an empty authority key identifier", .extension) { $0.authorityKeyIdentifier = [] },
         Fault("malformed key usage", .extension) {
             $0.keyUsage = nil
             $0.further = [.init(oid: .X509ExtensionID.keyUsage, critical: true, value: [5, 0])]
@@ -88,6 +89,7 @@ import X509
             $0.keyUsage = KeyUsage(digitalSignature: true, cRLSign: true)
         },
         Fault("no extended key usage", .keyUsage) { $0.extendedKeyUsage = nil },
+        Fault("another extended key usage", .keyUsage) { $0.extendedKeyUsage = [.codeSigning] },
         Fault("serverAuth for an auditor", .keyUsage) { $0.extendedKeyUsage = [.serverAuth] },
         Fault("clientAuth and serverAuth", .keyUsage) { $0.extendedKeyUsage = [.clientAuth, .serverAuth] },
         Fault("any extended key usage", .keyUsage) { $0.extendedKeyUsage = [.clientAuth, .any] },
@@ -170,6 +172,15 @@ import X509
         Fault("no subject key identifier", .extension) { $0.subjectKeyIdentifier = nil },
         Fault("not an authority", .keyUsage) { $0.basicConstraints = .notCertificateAuthority },
         Fault("no basic constraints", .keyUsage) { $0.basicConstraints = nil },
+        Fault("basic constraints that are not critical", .keyUsage) {
+            $0.basicConstraints = nil
+            $0.further = [
+                try .init(BasicConstraints.isCertificateAuthority(maxPathLength: 0), critical: false)
+            ]
+        },
+        Fault("a subject key identifier of 65 bytes", .extension) {
+            $0.subjectKeyIdentifier = [UInt8](repeating: 1, count: 65)
+        },
         Fault("no keyCertSign", .keyUsage) { $0.keyUsage = KeyUsage(digitalSignature: true, cRLSign: true) },
         Fault("no key usage", .keyUsage) { $0.keyUsage = nil },
         Fault("for servers only", .keyUsage) { $0.extendedKeyUsage = [.serverAuth] },
@@ -289,6 +300,13 @@ import X509
         }
     }
 
+    @Test("A chain that is too long is refused before it is parsed")
+    func longChain() throws {
+        #expect(throws: PKIError(.chain, "")) {
+            try self.pki.verifier().verify(der: [[], [], []], at: self.now)
+        }
+    }
+
     @Test("Bytes that are no certificate, or too many, are refused")
     func bytes() throws {
         let verifier = try self.pki.verifier()
@@ -327,23 +345,27 @@ import X509
         #expect(throws: PKIError(.format, "")) { try self.pki.gate().admit(leaf: bytes, at: self.now) }
     }
 
-    @Test("The algorithm inside the signed part must be the one outside")
-    func algorithmInside() throws {
-        // Where the algorithm inside says SHA384 (03) instead of SHA256 (02), and the signature over it is good.
-        let good = self.pki.auditors[0].certificate
-        var body = Array(good.tbsCertificateBytes)
-        let algorithm: [UInt8] = [0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03, 0x02]
-        let at = try #require(body.firstRange(of: algorithm))
-        body[at.upperBound - 1] = 0x03
+    /// A good certificate whose algorithms, inside and outside the signed part, end with these bytes (2 is SHA-256,
+    /// 3 is SHA-384), properly signed.
+    func certificate(algorithmInside: UInt8, outside: UInt8) throws -> [UInt8] {
+        let algorithm: [UInt8] = [0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03]
+        var body = Array(self.pki.auditors[0].certificate.tbsCertificateBytes)
+        body[try #require(body.firstRange(of: algorithm + [2])).upperBound - 1] = algorithmInside
         let signature = try self.pki.intermediate.key.sign(SHA256.hash(data: body)).derRepresentation
-        var serializer = DER.Serializer()
-        try serializer.appendConstructedNode(identifier: .sequence) { list in
-            list.serializeRawBytes(body)
-            list.serializeRawBytes([0x30, 0x0A, 0x06, 0x08] + algorithm)
-            try list.serialize(ASN1BitString(bytes: Array(signature)[...]))
+        return wrap(
+            0x30,
+            body + wrap(0x30, wrap(0x06, algorithm + [outside])) + wrap(0x03, [0] + Array(signature)))
+    }
+
+    @Test("The algorithm is ecdsa-with-SHA256 inside the signed part and outside")
+    func algorithms() throws {
+        let verifier = try self.pki.verifier()
+        #expect(throws: Never.self) {
+            try verifier.verify(der: [try self.certificate(algorithmInside: 2, outside: 2)], at: self.now)
         }
-        #expect(throws: PKIError(.algorithm, "")) {
-            try self.pki.verifier().verify(der: [serializer.serializedBytes], at: self.now)
+        for (inside, outside) in [(UInt8(3), UInt8(2)), (2, 3), (3, 3)] {
+            let bytes = try self.certificate(algorithmInside: inside, outside: outside)
+            #expect(throws: PKIError(.algorithm, "")) { try verifier.verify(der: [bytes], at: self.now) }
         }
     }
 

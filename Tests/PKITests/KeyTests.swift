@@ -156,6 +156,7 @@ import X509
         #expect(throws: PKIError(.missing, "")) { try CertificateFile.read("/nowhere") }
         let empty = try self.directory.write("no certificates here\n", to: "e.pem")
         #expect(throws: PKIError(.chain, "")) { try CertificateFile.read(empty) }
+        #expect(throws: PKIError(.chain, "")) { try CertificateFile.readRevocationLists(empty) }
     }
 
     @Test(
@@ -176,5 +177,19 @@ import X509
         ])
     func badHosts(text: String) {
         #expect(throws: PKIError(.name, "")) { try HostName(text) }
+    }
+
+    @Test("A host name has at most 253 bytes")
+    func longHost() throws {
+        let labels = Array(repeating: String(repeating: "a", count: 62), count: 4).joined(separator: ".")
+        #expect(throws: Never.self) { try HostName("a." + labels) }
+        #expect(throws: PKIError(.name, "")) { try HostName("aa." + labels) }
+    }
+
+    @Test("Hexadecimal text goes both ways, and what is not is refused")
+    func hexadecimal() {
+        #expect([UInt8]([0, 0x0F, 0xF0, 0xFF]).hexadecimal == "000ff0ff")
+        #expect([UInt8](hexadecimal: "000Ff0fF") == [0, 0x0F, 0xF0, 0xFF])
+        for text in ["0", "0g", "zz", " 0", "000"] { #expect([UInt8](hexadecimal: text) == nil) }
     }
 }

@@ -72,6 +72,17 @@ import X509
         #expect(!list.isSigned(by: try forge.make()))
     }
 
+    @Test("The issuer's key under another name or key identifier did not sign the list")
+    func issuer() throws {
+        let list = try self.pki.revocationLists()[1]
+        var named = try CertificateForge(
+            intermediateOf: self.pki.root, key: self.pki.intermediate.key, at: self.pki.now)
+        #expect(!list.isSigned(by: try named.make()))
+        named.subject = self.pki.intermediate.certificate.subject
+        named.subjectKeyIdentifier = [1, 2, 3]
+        #expect(!list.isSigned(by: try named.make()))
+    }
+
     @Test("A list of more entries than the limit is not made")
     func tooMany() throws {
         let entry = RevocationList.Entry(serialNumber: [1], revokedAt: 0, reason: nil)
@@ -93,6 +104,8 @@ import X509
         var extensions: [[UInt8]]? = [Self.number([0x02, 0x01, 0x07]), Self.keyIdentifier]
         var signature: [UInt8] = [0x03, 0x03, 0x00, 0x30, 0x00]
         var trailing: [UInt8] = []
+        var extensionsTag: UInt8 = 0xA0
+        var secondExtensions: [UInt8] = []
 
         static let algorithm: [UInt8] = [0x30, 0x0A, 0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03, 0x02]
         static let keyIdentifier = wrap(
@@ -115,7 +128,9 @@ import X509
         var der: [UInt8] {
             var body = (self.version ?? []) + self.inner + Self.name + self.thisUpdate + (self.nextUpdate ?? [])
             if let entries { body += wrap(0x30, entries) }
-            if let extensions { body += wrap(0xA0, wrap(0x30, extensions.flatMap { $0 })) }
+            if let extensions {
+                body += wrap(self.extensionsTag, wrap(0x30, extensions.flatMap { $0 }) + self.secondExtensions)
+            }
             return wrap(0x30, wrap(0x30, body) + self.outer + self.signature) + self.trailing
         }
     }
@@ -175,6 +190,27 @@ import X509
         },
         Malformation("an unknown reason", .format) {
             $0.entries = Shape.entry([0x02, 0x01, 0x05], Shape.reason([0x0A, 0x01, 0x07]))
+        },
+        Malformation("a reason that is an integer", .format) {
+            $0.entries = Shape.entry([0x02, 0x01, 0x05], Shape.reason([0x02, 0x01, 0x01]))
+        },
+        Malformation("entry extensions in a set", .format) {
+            var reason = Shape.reason([0x0A, 0x01, 0x01])
+            reason[0] = 0x31
+            $0.entries = Shape.entry([0x02, 0x01, 0x05], reason)
+        },
+        Malformation("17 extensions", .extension) { shape in
+            for index in UInt8(0)..<15 {
+                shape.extensions?.append(wrap(0x30, [0x06, 0x03, 0x2A, 0x03, index] + wrap(0x04, [0x05, 0x00])))
+            }
+        },
+        Malformation("extensions under another tag", .extension) { $0.extensionsTag = 0xA1 },
+        Malformation("two lists of extensions", .format) { $0.secondExtensions = [0x30, 0x00] },
+        Malformation("an empty key identifier", .extension) {
+            $0.extensions = [
+                Shape.number([0x02, 0x01, 0x07]),
+                wrap(0x30, [0x06, 0x03, 0x55, 0x1D, 0x23] + wrap(0x04, [0x30, 0x02, 0x80, 0x00])),
+            ]
         },
         Malformation("a reason of two bytes", .format) {
             $0.entries = Shape.entry([0x02, 0x01, 0x05], Shape.reason([0x0A, 0x02, 0x00, 0x01]))

@@ -129,7 +129,7 @@ import X509
         arguments: [
             ["init"], ["pki"], ["pki", "init"], ["pki", "issue"], ["pki", "request"], ["pki", "revoke"],
             ["pki", "list"],
-            ["pki", "show"],
+            ["pki", "show"], ["pki", "export-mosquitto"],
         ])
     func help(command: [String]) async throws {
         let result = try await CommandLineTool.run(command + ["--help"])
@@ -265,6 +265,67 @@ import X509
         )
         self.expectFailure(try await self.run("pki", "init", "energy", "--trust-domain", "a.b"), 73, "not an empty")
         self.expectFailure(try await self.run("bogus"), 64, "bogus")
+    }
+
+    // MARK: Mosquitto
+
+    @Test(
+        "Mosquitto starts with what is exported, lets an auditor in, and refuses it once it is revoked",
+        .enabled(if: MosquittoServer.isInstalled, "mosquitto is not installed"))
+    func exportMosquitto() async throws {
+        let port = try freePort()
+        let made = try await self.run(
+            "init", "energy", "--trust-domain", "energy.example", "--port", "\(port)", "--auditor", "mona", "--auditor",
+            "lena", "--operator", "olga")
+        try #require(made.status == 0)
+        let export = ["pki", "export-mosquitto", "--config", "energy/secure-mqtt.yaml", "--user", "root", "mosquitto"]
+        let exported = try await CommandLineTool.run(export, directory: self.directory.path)
+        try #require(exported.status == 0, "\(exported.errorOutput)")
+        #expect(try self.mode("mosquitto/broker.key") == 0o600)
+        let list = try String(contentsOfFile: self.directory.path("mosquitto/acl"), encoding: .utf8)
+        for line in ["user center-1", "user olga", "user broker-1"] { #expect(list.contains(line)) }
+        #expect(!list.contains("user mona"))
+
+        let server = try await MosquittoServer(
+            configurationFile: self.directory.path("mosquitto/mosquitto.conf"), port: port)
+        #expect(try await self.handshake("mona", port))
+        #expect(try await self.handshake("lena", port))
+        try await server.kill()
+
+        #expect(try await self.run("pki", "revoke", "mona", "--pki", "energy/pki").status == 0)
+        #expect(try await CommandLineTool.run(export, directory: self.directory.path).status == 0)
+        try await server.start()
+        #expect(try await !self.handshake("mona", port))
+        #expect(try await self.handshake("lena", port))
+    }
+
+    /// Whether an MQTT 3.1.1 CONNECT of an auditor over mutual TLS is answered by a CONNACK. Its keep-alive of one second
+    /// makes the server end the connection.
+    func handshake(_ id: String, _ port: Int) async throws -> Bool {
+        let folder = self.directory.path("energy/auditors/\(id)")
+        let connect: [UInt8] = [0x10, 14, 0, 4] + Array("MQTT".utf8) + [4, 2, 0, 1, 0, 2] + Array("c1".utf8)
+        let client = try ChildProcess(
+            "openssl",
+            [
+                "s_client", "-quiet", "-connect", "127.0.0.1:\(port)", "-tls1_3", "-CAfile",
+                "\(folder)/root.pem", "-verify_return_error", "-cert", "\(folder)/auditor.pem", "-cert_chain",
+                "\(folder)/auditor.pem", "-key", "\(folder)/auditor.key",
+            ], input: connect)
+        try await client.wait(within: .seconds(20))
+        return client.outputBytes == [0x20, 2, 0, 0]
+    }
+
+    @Test("export-mosquitto refuses an installation without a broker, or with another's key")
+    func exportRefuses() async throws {
+        try await self.makeInstallation()
+        let export = ["pki", "export-mosquitto", "m", "--config", "energy/secure-mqtt.yaml"]
+        let other = try await CommandLineTool.run(
+            export + ["--set", "broker.key=energy/control-center/control-center.key"], directory: self.directory.path)
+        self.expectFailure(other, 65, "is not the key of")
+        let none = try await CommandLineTool.run(
+            export + ["--config", "energy/auditors/mona/secure-mqtt.yaml"], directory: self.directory.path)
+        self.expectFailure(none, 78, "broker.certificate")
+        #expect(!FileManager.default.fileExists(atPath: self.directory.path("m")))
     }
 
     // MARK: Configuration
