@@ -143,7 +143,7 @@ func wideLine(_ id: String, _ type: Int, _ day: String, _ value: (Int) -> String
             ? text.unicodeScalars.map { UInt8(truncatingIfNeeded: $0.value) } : Array(text.utf8)
         let readings = try read(bytes, try options())
         #expect(readings.count == 96)
-        #expect(readings.last?.time.seconds == 1_309_478_400 + 95 * 900)
+        #expect(readings.last?.time == Timestamp(seconds: 1_309_478_400 + 95 * 900))
         #expect(readings.last?.value?.description == "0.95")
         #expect(readings.allSatisfy { $0.interval == 900_000_000_000 && $0.unit == .kilowattHour })
     }
@@ -175,7 +175,7 @@ func wideLine(_ id: String, _ type: Int, _ day: String, _ value: (Int) -> String
             })
         #expect(readings.map(\.value?.description) == ["0.0", "0.392", "0.1", "0.578"])
         #expect(readings.map(\.quantity) == [.powerProduced, .powerConsumed, .powerProduced, .powerConsumed])
-        #expect(readings.first?.time.seconds == 1_309_478_400 - 36_000)
+        #expect(readings.first?.time == Timestamp(seconds: 1_309_478_400 - 36_000))
         #expect(readings.allSatisfy { $0.interval == 1_800_000_000_000 && $0.unit == .kilowatt })
     }
 

@@ -134,6 +134,7 @@ actor AuditorCore {
     /// Reads, and keeps the time, until there is nothing more to do.
     private func work() async throws {
         self.process(.tick)
+        defer { self.publishReport() }
         while true {
             try Task.checkCancellation()
             let now = self.now()

@@ -118,15 +118,8 @@ public struct CSVFile: Sendable {
         if let interval = options.interval, !(1...86_400).contains(interval) {
             throw MeterSourceError(.options, "the interval must be 1 s to one day")
         }
-        // A delimiter that never occurs, so that the first line comes whole.
         var delimiter = options.delimiter
-        if delimiter == nil {
-            var first = try CSVRecordReader(input, name: name, delimiter: 0, limits: options.limits)
-            guard try first.next() else {
-                throw MeterSourceError(.header, file: name, line: 1, "the file is empty")
-            }
-            delimiter = Self.likelyDelimiter(first.bytes)
-        }
+        if delimiter == nil { delimiter = Self.likelyDelimiter(try Self.firstLine(input, name: name, options.limits)) }
         guard let delimiter else {
             throw MeterSourceError(
                 .header, file: name, line: 1, "there is only one column; say which delimiter is between the fields")
@@ -219,6 +212,30 @@ public struct CSVFile: Sendable {
     static func text(_ bytes: ArraySlice<UInt8>) -> String {
         String(validating: bytes, as: UTF8.self)
             ?? String(String.UnicodeScalarView(bytes.map { Unicode.Scalar($0) }))
+    }
+
+    /// The first line that is not empty, without what is between quotation marks: only delimiters are looked for.
+    private static func firstLine(
+        _ input: CSVInput, name: String, _ limits: CSVLimits
+    ) throws(MeterSourceError) -> [UInt8] {
+        var stream = try input.stream(named: name)
+        var line: [UInt8] = []
+        var isQuoted = false
+        while line.count < limits.recordBytes {
+            let piece = try stream.nextPiece()
+            guard !piece.isEmpty else { break }
+            for byte in piece {
+                if byte == UInt8(ascii: "\"") { isQuoted.toggle() }
+                if byte == UInt8(ascii: "\n"), !isQuoted {
+                    guard line.isEmpty || line.elementsEqual([UInt8(ascii: "\r")]) else { return line }
+                    line.removeAll()
+                } else if !isQuoted, line.count < limits.recordBytes {
+                    line.append(byte)
+                }
+            }
+        }
+        guard !line.isEmpty else { throw MeterSourceError(.header, file: name, line: 1, "the file is empty") }
+        return line
     }
 
     private static func likelyDelimiter(_ line: [UInt8]) -> UInt8? {

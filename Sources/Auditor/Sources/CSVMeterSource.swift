@@ -14,6 +14,8 @@ public struct CSVMeterSource: MeterSource {
     private var heads: [CSVSample?]
     private var given: UInt64 = 0
     private var checksum = Checksum()
+    /// Found while looking ahead; told when everything before it has been given.
+    private var failure: MeterSourceError?
 
     init(file: CSVFile, identifier: Identifier) throws(MeterSourceError) {
         self.file = file
@@ -28,6 +30,7 @@ public struct CSVMeterSource: MeterSource {
         self.heads = []
         self.given = 0
         self.checksum = Checksum()
+        self.failure = nil
         for type: UInt8 in self.file.form == .series ? [0] : [0, 1] {
             var cursor = CSVCursor(
                 reader: try self.file.reader(), file: self.file, identifier: self.identifier, type: type)
@@ -56,6 +59,7 @@ public struct CSVMeterSource: MeterSource {
     }
 
     public mutating func next() throws(MeterSourceError) -> SourceBatch? {
+        if let failure { throw failure }
         guard let time = self.heads.compactMap({ $0?.time }).min() else { return nil }
         var readings: [Reading] = []
         var available = time
@@ -63,7 +67,12 @@ public struct CSVMeterSource: MeterSource {
             guard let sample = self.heads[index], sample.time == time else { continue }
             readings.append(contentsOf: sample.readings)
             available = max(available, sample.available)
-            self.heads[index] = try self.cursors[index].next()
+            self.heads[index] = nil
+            do throws(MeterSourceError) {
+                self.heads[index] = try self.cursors[index].next()
+            } catch {
+                self.failure = self.failure ?? error
+            }
         }
         for reading in readings { self.checksum.add(reading) }
         self.given += UInt64(readings.count)
