@@ -41,6 +41,7 @@ struct AuditorRunCommand: AsyncParsableCommand {
             """)
 
     @OptionGroup var configuration: ConfigurationOptions
+    @OptionGroup var logging: LoggingOptions
 
     @Option(help: ArgumentHelp("Who the auditor is: the ID of its certificate.", valueName: "id"))
     var id: String?
@@ -115,7 +116,7 @@ struct AuditorRunCommand: AsyncParsableCommand {
     var json = false
 
     func run() async throws {
-        LoggingSystem.bootstrap { StreamLogHandler.standardError(label: $0) }
+        self.logging.bootstrap()
         let settings = try await self.configuration.load(flags: try self.flags())
         guard let auditor = settings.auditor else {
             throw CommandError(
@@ -131,7 +132,8 @@ struct AuditorRunCommand: AsyncParsableCommand {
         let key = try KeyFile.read(auditor.key)
         let signer = try CertificateSigner(identity, key: key)
         let source = try self.source(auditor)
-        let bus = try MQTTClientBus(Self.bus(settings, auditor.id, chain: chain.map(\.pemText).joined(), key))
+        let bus = try ServerParts(settings).makeClientBus(
+            chain: chain, key: key, subscriptions: AuditorService.subscriptions(for: auditor.id))
         var configuration = AuditorConfiguration(
             certificateChain: [identity.certificate, identity.intermediate].map(\.der))
         configuration.statementInterval = Int64(auditor.statementInterval) * 1_000_000_000
@@ -325,32 +327,6 @@ struct AuditorRunCommand: AsyncParsableCommand {
         }
         let file = try CSVFile(path: auditor.source, options: options)
         return try file.source(for: try self.inputId.map { try Identifier($0) } ?? auditor.id)
-    }
-
-    private static func bus(
-        _ settings: InstallationConfiguration, _ id: Identifier, chain: String, _ key: SigningKey
-    ) throws -> MQTTClientConfiguration {
-        guard let pem = key.pemRepresentation else {
-            throw CommandError(.configuration, "TLS needs a key that is not in hardware")
-        }
-        let roots = try CertificateFile.read(settings.trust.root).map(\.pemText).joined()
-        var tls = try MQTTClientConfiguration.TLS(
-            certificateChainPEM: chain.utf8, privateKeyPEM: pem.utf8, trustRootsPEM: roots.utf8)
-        let gate = try settings.trust.makeGate()
-        tls.allowsTLS12 = settings.broker.allowTLS12
-        tls.verifyPeer = { certificate in
-            let peer = try gate.admit(leaf: certificate, at: .now)
-            guard peer.identity.spiffeID.role == .broker else {
-                throw PKIError(.role, "\(peer.identity.spiffeID) is no broker")
-            }
-        }
-        var configuration = MQTTClientConfiguration(
-            host: settings.broker.host, port: settings.broker.port, transport: .tls(tls), clientID: id.rawValue,
-            subscriptions: AuditorService.subscriptions(for: id).map { MQTTClientConfiguration.Topic($0) })
-        // Everything that matters is in the outbox; what was missed is asked for by the hello.
-        configuration.cleanStart = true
-        configuration.sessionExpiry = .zero
-        return configuration
     }
 }
 

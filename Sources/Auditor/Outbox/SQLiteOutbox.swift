@@ -127,7 +127,14 @@ public final class SQLiteOutbox: OutboxStore {
                         head_id BLOB,
                         head_order INTEGER,
                         source BLOB,
-                        last_receipt_at INTEGER
+                        last_receipt_at INTEGER,
+                        -- Counted on with every transaction: counting anew would read the whole file.
+                        unreceipted INTEGER NOT NULL,
+                        unreceipted_bytes INTEGER NOT NULL,
+                        ring INTEGER NOT NULL,
+                        ring_bytes INTEGER NOT NULL,
+                        dead_letters INTEGER NOT NULL,
+                        dead_letter_bytes INTEGER NOT NULL
                     );
                     CREATE TABLE message (
                         position INTEGER PRIMARY KEY,
@@ -140,8 +147,10 @@ public final class SQLiteOutbox: OutboxStore {
                         bytes BLOB NOT NULL
                     );
                     CREATE UNIQUE INDEX message_by_sequence ON message (stream, sequence);
-                    CREATE INDEX message_unreceipted ON message (position) WHERE receipted_at IS NULL;
-                    CREATE INDEX message_ring ON message (receipted_at, position) WHERE receipted_at IS NOT NULL;
+                    CREATE INDEX unreceipted_by_position ON message (position) WHERE receipted_at IS NULL;
+                    CREATE INDEX unreceipted_by_sequence ON message (stream, sequence) WHERE receipted_at IS NULL;
+                    CREATE INDEX ring_by_position ON message (position) WHERE receipted_at IS NOT NULL;
+                    CREATE INDEX ring_by_receipt ON message (receipted_at) WHERE receipted_at IS NOT NULL;
                     CREATE TABLE dead_letter (
                         id INTEGER PRIMARY KEY,
                         position INTEGER NOT NULL,
@@ -182,7 +191,7 @@ public final class SQLiteOutbox: OutboxStore {
                         summary.unreceiptedBytes += Int64(entry.bytes.count)
                     }
                 }
-                try Self.store(transaction.state, database)
+                try Self.store(transaction.state, summary, database)
             }
         } catch {
             throw Self.translate(error, self.database.path)
@@ -191,15 +200,16 @@ public final class SQLiteOutbox: OutboxStore {
         self.state = transaction.state
     }
 
-    private static func store(_ state: OutboxState, _ database: Database) throws {
+    private static func store(_ state: OutboxState, _ summary: OutboxSummary, _ database: Database) throws {
         let statement = try database.cachedStatement(
-            sql: "REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+            sql: "REPLACE INTO state VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
         let head = state.receiptedHead
         statement.setUncheckedArguments([
             state.stream.stored, state.lastSequence, Data(state.lastID.bytes), Data(state.firstPrevious.bytes),
             state.firstOrder, state.nextOrder, state.resignBefore, head?.stream.stored, head?.sequence,
             head.map { Data($0.id.bytes) }, head?.order, state.source.map { Data($0.bytes) },
-            state.lastReceiptAt?.nanoseconds,
+            state.lastReceiptAt?.nanoseconds, summary.unreceipted, summary.unreceiptedBytes, summary.ring,
+            summary.ringBytes, summary.deadLetters, summary.deadLetterBytes,
         ])
         try statement.execute()
     }
@@ -209,9 +219,11 @@ public final class SQLiteOutbox: OutboxStore {
         case .receipted(let stream, let range, let time):
             let condition = "stream = ? AND sequence BETWEEN ? AND ? AND receipted_at IS NULL"
             let arguments: StatementArguments = [stream.stored, range.lowerBound, range.upperBound]
-            let (count, bytes) = try Self.size(where: condition, arguments, database)
+            let index = "unreceipted_by_sequence"
+            let (count, bytes) = try Self.size(by: index, where: condition, arguments, database)
             try Self.run(
-                "UPDATE message SET receipted_at = ? WHERE \(condition)", [time.nanoseconds] + arguments, database)
+                "UPDATE message INDEXED BY \(index) SET receipted_at = ? WHERE \(condition)",
+                [time.nanoseconds] + arguments, database)
             summary.unreceipted -= count
             summary.unreceiptedBytes -= bytes
             summary.ring += count
@@ -272,15 +284,18 @@ public final class SQLiteOutbox: OutboxStore {
     private static func trimRing(
         before limit: Timestamp, maximum: Int64, _ summary: inout OutboxSummary, _ database: Database
     ) throws {
-        let old = "receipted_at < ?"
-        let (count, bytes) = try Self.size(where: old, [limit.nanoseconds], database)
+        let old = "receipted_at IS NOT NULL AND receipted_at < ?"
+        let (count, bytes) = try Self.size(by: "ring_by_receipt", where: old, [limit.nanoseconds], database)
         if count > 0 { try Self.run("DELETE FROM message WHERE \(old)", [limit.nanoseconds], database) }
         summary.ring -= count
         summary.ringBytes -= bytes
         guard summary.ringBytes > maximum else { return }
         let rows = try Row.fetchCursor(
             database.cachedStatement(
-                sql: "SELECT position, length(bytes) FROM message WHERE receipted_at IS NOT NULL ORDER BY position"))
+                sql: """
+                    SELECT position, length(bytes) FROM message INDEXED BY ring_by_position
+                    WHERE receipted_at IS NOT NULL ORDER BY position
+                    """))
         var last: Int64 = 0
         while summary.ringBytes > maximum, let row = try rows.next() {
             last = row[0]
@@ -291,11 +306,12 @@ public final class SQLiteOutbox: OutboxStore {
     }
 
     private static func size(
-        where condition: String, _ arguments: StatementArguments, _ database: Database
+        by index: String? = nil, where condition: String, _ arguments: StatementArguments, _ database: Database
     ) throws -> (count: Int, bytes: Int64) {
+        let index = index.map { " INDEXED BY \($0)" } ?? ""
         let row = try Row.fetchOne(
             database.cachedStatement(
-                sql: "SELECT count(*), coalesce(sum(length(bytes)), 0) FROM message WHERE \(condition)"),
+                sql: "SELECT count(*), coalesce(sum(length(bytes)), 0) FROM message\(index) WHERE \(condition)"),
             arguments: arguments)
         return (row?[0] ?? 0, row?[1] ?? 0)
     }
@@ -309,18 +325,16 @@ public final class SQLiteOutbox: OutboxStore {
     private func load() throws(OutboxError) {
         let (state, summary) = try self.read { database -> (OutboxState?, OutboxSummary) in
             var summary = OutboxSummary()
-            (summary.unreceipted, summary.unreceiptedBytes) = try Self.size(where: "receipted_at IS NULL", [], database)
-            (summary.ring, summary.ringBytes) = try Self.size(where: "receipted_at IS NOT NULL", [], database)
-            if let row = try Row.fetchOne(
-                database, sql: "SELECT count(*), coalesce(sum(length(bytes)), 0) FROM dead_letter")
-            {
-                summary.deadLetters = row[0]
-                summary.deadLetterBytes = row[1]
-            }
             guard let row = try Row.fetchOne(database, sql: "SELECT * FROM state") else { return (nil, summary) }
             guard let state = OutboxState(row) else {
                 throw OutboxError(.corrupt, "the state of the outbox is damaged")
             }
+            summary.unreceipted = row["unreceipted"]
+            summary.unreceiptedBytes = row["unreceipted_bytes"]
+            summary.ring = row["ring"]
+            summary.ringBytes = row["ring_bytes"]
+            summary.deadLetters = row["dead_letters"]
+            summary.deadLetterBytes = row["dead_letter_bytes"]
             return (state, summary)
         }
         self.state = state
@@ -354,7 +368,7 @@ public final class SQLiteOutbox: OutboxStore {
     public func unreceipted(after: Int64, before: Int64, limit: Int) throws(OutboxError) -> [OutboxEntry] {
         try self.entries(
             """
-            SELECT \(Self.columns) FROM message
+            SELECT \(Self.columns) FROM message INDEXED BY unreceipted_by_position
             WHERE receipted_at IS NULL AND position > ? AND position < ? ORDER BY position LIMIT ?
             """, [after, before, limit])
     }
@@ -377,36 +391,46 @@ public final class SQLiteOutbox: OutboxStore {
         }
     }
 
-    private func count(_ condition: String, _ arguments: StatementArguments) throws(OutboxError) -> Int {
+    private func count(
+        by index: String, _ condition: String, _ arguments: StatementArguments
+    ) throws(OutboxError) -> Int {
         try self.read { database in
             try Int.fetchOne(
-                database.cachedStatement(sql: "SELECT count(*) FROM message WHERE \(condition)"), arguments: arguments)
+                database.cachedStatement(sql: "SELECT count(*) FROM message INDEXED BY \(index) WHERE \(condition)"),
+                arguments: arguments)
                 ?? 0
         }
     }
 
     public func unreceiptedCount(_ stream: StreamID, _ range: ClosedRange<Int64>) throws(OutboxError) -> Int {
         try self.count(
-            "stream = ? AND sequence BETWEEN ? AND ? AND receipted_at IS NULL",
+            by: "unreceipted_by_sequence", "stream = ? AND sequence BETWEEN ? AND ? AND receipted_at IS NULL",
             [stream.stored, range.lowerBound, range.upperBound])
     }
 
     public func ringCount(_ stream: StreamID, _ range: ClosedRange<Int64>) throws(OutboxError) -> Int {
         try self.count(
-            "stream = ? AND sequence BETWEEN ? AND ? AND receipted_at IS NOT NULL",
+            by: "message_by_sequence", "stream = ? AND sequence BETWEEN ? AND ? AND receipted_at IS NOT NULL",
             [stream.stored, range.lowerBound, range.upperBound])
     }
 
     public func ringCount(after order: Int64) throws(OutboxError) -> Int {
-        try self.count("position > ? AND receipted_at IS NOT NULL", [order])
+        try self.count(by: "ring_by_position", "position > ? AND receipted_at IS NOT NULL", [order])
     }
 
     public func oldestUnreceipted() throws(OutboxError) -> Timestamp? {
-        try self.time("SELECT signed_at FROM message WHERE receipted_at IS NULL ORDER BY position LIMIT 1")
+        try self.time(
+            """
+            SELECT signed_at FROM message INDEXED BY unreceipted_by_position
+            WHERE receipted_at IS NULL ORDER BY position LIMIT 1
+            """)
     }
 
     public func oldestReceipt() throws(OutboxError) -> Timestamp? {
-        try self.time("SELECT min(receipted_at) FROM message WHERE receipted_at IS NOT NULL")
+        try self.time(
+            """
+            SELECT min(receipted_at) FROM message INDEXED BY ring_by_receipt WHERE receipted_at IS NOT NULL
+            """)
     }
 
     private func time(_ sql: String) throws(OutboxError) -> Timestamp? {

@@ -38,6 +38,8 @@ actor AuditorCore {
     private var anchor: (clock: Timestamp, source: Timestamp)?
     private var stopDeadline: Timestamp?
     private var isBusClosed = false
+    /// Everything that the source gave was dealt with once; a heartbeat may be on its way since.
+    private var hasFinished = false
 
     private var waiter: CheckedContinuation<Void, Never>?
     private var waits: UInt64 = 0
@@ -141,7 +143,7 @@ actor AuditorCore {
             if let deadline = self.machine.nextDeadline, deadline <= now { self.process(.tick) }
             let hasRead = self.readSource(now)
             self.publishReport()
-            if self.machine.isFinished(self.outbox), self.options.drains || self.sourceError != nil { self.stop() }
+            if self.hasFinished, self.options.drains || self.sourceError != nil { self.stop() }
             if self.isBusClosed, self.stopDeadline == nil { self.stop() }
             if let stopDeadline, self.hasStopped || now >= stopDeadline { return }
             if hasRead {
@@ -163,7 +165,8 @@ actor AuditorCore {
         report.statistics = self.machine.statistics
         report.outbox = self.outbox.summary
         report.isOpen = self.machine.isOpen
-        report.isFinished = self.machine.isFinished(self.outbox)
+        self.hasFinished = self.hasFinished || self.machine.isFinished(self.outbox)
+        report.isFinished = self.hasFinished
         report.alarms = self.machine.activeAlarms
         report.sourceError = self.sourceError
         self.report.value = report
