@@ -69,7 +69,7 @@ import Testing
         }
         var bytes = try Data(contentsOf: URL(fileURLWithPath: self.file))
         // Every page but the first, overwritten.
-        for offset in stride(from: 4_096, to: bytes.count - 64, by: 4_096) {
+        for offset in stride(from: 8_192, to: bytes.count - 64, by: 8_192) {
             bytes.replaceSubrange(offset..<(offset + 64), with: Data(repeating: 0xA5, count: 64))
         }
         try bytes.write(to: URL(fileURLWithPath: self.file))

@@ -1,3 +1,4 @@
+import COSE
 import Crypto
 import Foundation
 import Identity
@@ -196,10 +197,11 @@ public struct IngestBenchmark: Sendable {
             var signature: P256.Signing.ECDSASignature
             var digest: SHA256Digest
         }
-        let digest = SHA256.hash(data: [0])
-        let key = P256.Signing.PrivateKey(compactRepresentable: false)
-        let checks = try load.keys.indices.map { _ in
-            Check(key: key.publicKey, signature: try key.signature(for: digest), digest: digest)
+        let checks = try zip(load.statements, load.keys).map { arrival, key in
+            let message = try Sign1(arrival.bytes)
+            return Check(
+                key: key, signature: try P256.Signing.ECDSASignature(rawRepresentation: arrival.bytes.suffix(64)),
+                digest: message.digest)
         }
         let share = (checks.count + self.cores - 1) / self.cores
         let start = Moment()
@@ -246,8 +248,8 @@ public struct IngestBenchmark: Sendable {
         try core.commit(core.order(load.hellos.map { examiner.examine($0, at: self.now) }, at: self.now))
         var steps = Steps(decode: 0, verify: 0, order: 0, commit: 0)
         let known = core.examiner
-        for start in stride(from: 0, to: load.statements.count, by: 1_024) {
-            let batch = load.statements[start..<min(start + 1_024, load.statements.count)]
+        for start in stride(from: 0, to: load.statements.count, by: 4_096) {
+            let batch = load.statements[start..<min(start + 4_096, load.statements.count)]
             var from = Moment()
             let decoded = try batch.map { try Decoded($0) }
             steps.decode += Span(since: from).cpuSeconds

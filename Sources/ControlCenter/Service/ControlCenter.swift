@@ -29,9 +29,9 @@ public final class ControlCenter: Service {
     public struct Configuration: Sendable {
         public var ingest = IngestConfiguration()
         /// The most messages in one transaction.
-        public var maximumBatch = 1_024
+        public var maximumBatch = 4_096
         /// The most messages received and not yet examined.
-        public var maximumWaiting = 2_048
+        public var maximumWaiting = 8_192
         /// Threads' worth of work that examining is cut into.
         public var cores = ProcessInfo.processInfo.activeProcessorCount
         /// How long to wait after a commit failed: at first, and at most. It doubles in between.
@@ -56,14 +56,22 @@ public final class ControlCenter: Service {
         public var isConnected = false
     }
 
-    private struct Received: Sendable {
-        var arrival: Arrival
-        var delivery: Delivery
+    /// A class, because it goes through arrays: a copy is one reference.
+    private final class Received: Sendable {
+        let arrival: Arrival
+        let delivery: Delivery
+
+        init(_ delivery: Delivery) {
+            self.arrival = Arrival(
+                topic: delivery.topic.rawValue, bytes: Array(delivery.payload.readableBytesView),
+                isRetained: delivery.isRetained, sender: delivery.sender)
+            self.delivery = delivery
+        }
     }
 
     private struct ExaminedBatch: Sendable {
         var examined: [Examined]
-        var deliveries: [Delivery]
+        var received: [Received]
     }
 
     private enum Job: Sendable {
@@ -176,10 +184,7 @@ public final class ControlCenter: Service {
                     self.logger.notice("disconnected", metadata: ["reason": "\(error)"])
                     self.progressState.withLock { $0.isConnected = false }
                 case .delivery(let delivery):
-                    let arrival = Arrival(
-                        topic: delivery.topic.rawValue, bytes: Array(delivery.payload.readableBytesView),
-                        isRetained: delivery.isRetained, sender: delivery.sender)
-                    received.append(Received(arrival: arrival, delivery: delivery))
+                    received.append(Received(delivery))
                 }
             }
             guard !received.isEmpty else { continue }
@@ -196,7 +201,7 @@ public final class ControlCenter: Service {
             let examiner = self.examiner.withLock { $0 }
             let examined = await examiner.examine(
                 batch.map(\.arrival), at: self.clock(), cores: self.configuration.cores)
-            let result = ExaminedBatch(examined: examined, deliveries: batch.map(\.delivery))
+            let result = ExaminedBatch(examined: examined, received: batch)
             guard await self.examinedBatches.send([result]) else { break }
         }
         self.examinedBatches.finish()
@@ -207,7 +212,7 @@ public final class ControlCenter: Service {
     private func committing() async {
         while let batch = await self.examinedBatches.take(upTo: 1)?.first {
             guard let step = await self.decide(batch.examined) else { break }
-            for delivery in batch.deliveries { delivery.settle() }
+            for received in batch.received { received.delivery.settle() }
             self.record(step)
             if !step.receipts.isEmpty, !self.outbox.offer(.receipts(step.receipts)) {
                 let count = step.receipts.count
