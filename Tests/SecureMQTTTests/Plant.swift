@@ -33,6 +33,8 @@ final class Plant: Sendable {
     }
 
     static let auditor = "home-1"
+    /// Another auditor, with a certificate as good.
+    static let intruder = "intruder"
 
     let shape: Shape
     let folder: TemporaryDirectory
@@ -56,14 +58,15 @@ final class Plant: Sendable {
         self.input = try folder.write(file, to: "readings.csv")
         let made = try await Program.run([
             "init", self.site, "--trust-domain", "test.example", "--host", "127.0.0.1", "--port", "\(self.port)",
-            "--auditor", Self.auditor,
+            "--auditor", Self.auditor, "--auditor", Self.intruder,
         ])
         guard made.status == 0 else { throw PlantError(description: "init: \(made.errorOutput)") }
         let state = "\(self.site)/auditors/\(Self.auditor)/state"
         try FileManager.default.createDirectory(atPath: state, withIntermediateDirectories: true)
         if shape == .mosquitto {
             let exported = try await Program.run([
-                "pki", "export-mosquitto", "--config", "\(self.site)/secure-mqtt.yaml", "\(self.site)/mosquitto",
+                "pki", "export-mosquitto", "--config", "\(self.site)/secure-mqtt.yaml", "--user", "root",
+                "\(self.site)/mosquitto",
             ])
             guard exported.status == 0 else {
                 throw PlantError(description: "export-mosquitto: \(exported.errorOutput)")
@@ -115,7 +118,8 @@ final class Plant: Sendable {
                 while !isListening(port: port) { try await Task.sleep(for: .milliseconds(5)) }
             }
         case .broker: try await process.waitForOutput("listening")
-        case .controlCenter, .auditor: break
+        case .controlCenter: try await process.waitForOutput("session-present")
+        case .auditor: break
         }
     }
 
@@ -152,6 +156,22 @@ final class Plant: Sendable {
         self.processes.withLock { $0 }.map { part, process in
             "--- \(part.rawValue):\n\(process.output.suffix(600))\n\(process.errorOutput.suffix(2_500))"
         }.joined(separator: "\n")
+    }
+
+    /// Asks the control center's database.
+    func query<Value: DatabaseValueConvertible>(_ sql: String, as _: Value.Type = Value.self) throws -> Value? {
+        var configuration = Configuration()
+        configuration.readonly = true
+        return try DatabaseQueue(path: "\(self.site)/control-center/store.sqlite3", configuration: configuration)
+            .read { try Value.fetchOne($0, sql: sql) }
+    }
+
+    /// Waits until the control center's database says a number to a question.
+    func waitFor(_ number: Int, _ sql: String, within limit: Duration = .seconds(60)) async throws {
+        try await withDeadline(limit, "\(sql) is \(number)") {
+            // Another process writes it: asking again is the only way to know.
+            while try self.query(sql, as: Int.self) ?? 0 < number { try await Task.sleep(for: .milliseconds(20)) }
+        }
     }
 
     /// What is stored: quantity, time and digits of each reading, sorted.
