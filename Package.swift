@@ -156,7 +156,10 @@ let package = Package(
             path: "Tests/Interop"),
         .testTarget(
             name: "SecureMQTTTests",
-            dependencies: ["SecureMQTT", "TestSupport", "Telemetry", "PKI", grdb, x509],
+            dependencies: [
+                "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI", "Auditor",
+                crypto, x509, grdb, nio,
+            ],
             exclude: ["Support"]),
     ],
     swiftLanguageModes: [.v6]

@@ -5,7 +5,7 @@ import PKI
 struct PKICommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "pki",
-        abstract: "Certificates: make an authority, issue, revoke, list, show.",
+        abstract: "Certificates: make an authority, issue, revoke, list, show; configure Mosquitto.",
         discussion: """
             The authority is the folder given by --pki, else the one beside the configuration file.
 

@@ -68,10 +68,11 @@ struct ServerParts: Sendable {
         return PeerIdentity(spiffeID: identity, certificateHash: [UInt8](repeating: 0, count: 32))
     }
 
+    /// The broker itself logs what it refuses.
     private static func log(_ event: BrokerEvent, _ logger: Logger) {
         switch event {
         case .connected, .disconnected: logger.info("\(event)")
-        default: logger.notice("\(event)")
+        default: break
         }
     }
 
