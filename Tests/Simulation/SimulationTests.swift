@@ -90,6 +90,30 @@ struct SimulationTests {
         #expect(outcome.alarms["control-center-restored"] ?? 0 > 0)
     }
 
+    @Test("It gets everything again in bad weather and from a hostile broker, too")
+    func restoreInWeather() throws {
+        var scenario = Scenario(
+            "old backup, bad weather", rates: Self.weather.merging(Self.hostility) { max($0, $1) })
+        scenario.rates[.centerRestore] = 0.003
+        scenario.ringBytes = 1 << 30
+        let outcome = try Self.passes(scenario, seeds: 0..<15)
+        #expect(outcome.alarms["control-center-restored"] ?? 0 > 0)
+        #expect(outcome.restarts == 0)
+        #expect(outcome.forks == 0)
+    }
+
+    @Test("Nothing is lost when everything goes wrong at once")
+    func everything() throws {
+        var scenario = Scenario(
+            "everything", rates: Self.weather.merging(Self.hostility) { max($0, $1) })
+        scenario.auditors = 3
+        scenario.rates[.rollback] = 0.002
+        scenario.rates[.clone] = 0.002
+        scenario.streamsPerHour = 60
+        let outcome = try Self.passes(scenario, seeds: 0..<8)
+        #expect(outcome.restarts > 0)
+    }
+
     @Test("A seed is a run: twice the same events at the same times")
     func deterministic() throws {
         let cast = try Cast.shared.get()

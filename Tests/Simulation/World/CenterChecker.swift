@@ -140,6 +140,7 @@ struct CenterChecker {
             if !self.ids.insert(statement.id).inserted {
                 world.violate(.storedOnce, "a statement is there twice")
             }
+            world.checker.everStored.insert(statement.id)
             guard let auditor, world.checker.publishedIDs[statement.id] == auditor,
                 statement.id == MessageID(hashing: statement.bytes)
             else {

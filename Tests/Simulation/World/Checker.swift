@@ -10,6 +10,8 @@ final class Checker {
     /// The control center's disk was rolled back.
     var isCenterRestored = false
     var center = CenterChecker()
+    /// What was durable at some time, whatever became of that disk.
+    var everStored: Set<MessageID> = []
 
     private struct Place: Hashable {
         var auditor: Int
@@ -63,6 +65,8 @@ final class Checker {
         var anew: Set<[UInt8]>?
         for entry in waiting where !stillOrders.contains(entry.order) {
             if self.center.holds(entry.id, in: world) { continue }
+            // The receipt was true when it was signed; the ring has the message for the case that happened.
+            if self.isCenterRestored, self.everStored.contains(entry.id) { continue }
             if anew == nil {
                 anew = Set(still.lazy.filter { $0.order >= formerLast }.compactMap { Self.payload(of: $0.bytes) })
             }
