@@ -45,7 +45,8 @@ import Testing
 
     @Test mutating func `a second encoding of a good statement is not canonical`() throws {
         let bytes = try self.home.next().bytes
-        let header = try #require(bytes.firstIndex(of: 0xA0))
+        let header = try Sign1(bytes).protected.upperBound
+        try #require(bytes[header] == 0xA0)
         // The empty unprotected header with its length in a byte of its own.
         var longer = bytes
         longer.replaceSubrange(header...header, with: [0xB8, 0x00])
@@ -213,6 +214,17 @@ import Testing
         #expect(self.center.count(.expired) == 2)
     }
 
+    @Test mutating func `a certificate that is both revoked and expired is revoked`() throws {
+        let party = try self.pki.issue(.auditor, "home-3", lifetime: 3_600)
+        var home = TestAuditor(party, at: self.center.now)
+        try self.center.process(home.arrivalOfHello(), home.arrival(try home.next()))
+        self.center.now = Timestamp(seconds: self.pki.now + 3_601)
+        try self.center.core.update(self.pki.revocationLists(revoking: [party], number: 2))
+        try self.center.process(home.arrival(try home.next()))
+        #expect(self.center.count(.revoked) == 1)
+        #expect(self.center.count(.expired) == 0)
+    }
+
     @Test mutating func `a byte-identical repeat is counted, stored once and receipted again`() throws {
         let messages = try self.home.next(3).map { self.home.arrival($0) }
         try self.center.process(messages)
@@ -261,6 +273,8 @@ import Testing
         }
         #expect(self.center.ledger.forks.count == 3)
         #expect(self.center.count(.fork) == 8)
+        // All dispute the same readings: one alarm says so.
+        #expect(self.center.ledger.alarms.map(\.kind) == [.fork])
     }
 
     @Test mutating func `a closed stream takes nothing new`() throws {
