@@ -63,6 +63,8 @@ struct DemoPlant: Sendable {
         options.drains = drains
         var configuration = AuditorConfiguration(certificateChain: chain.map(\.der))
         configuration.clockQuality = .ofSystem
+        // Who watches wants to see each reading arrive.
+        if source.isLive { configuration.statementInterval = 0 }
         let state = "\(folder)/state"
         try FileManager.default.createDirectory(
             atPath: state, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])

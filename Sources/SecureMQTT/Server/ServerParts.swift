@@ -148,16 +148,20 @@ struct ServerParts: Sendable {
     }()
 
     /// The control center's session at the broker that the configuration names, which may be any broker.
+    ///
+    /// MQTT 3.1.1: Mosquitto 2.0 sends a resumed session more than the Receive Maximum of 5.0 allows, which a client
+    /// of 5.0 must take for an error, over and over; in 3.1.1 the same backlog is met by reading no faster.
     func makeClientBus(_ identified: Identified) throws -> MQTTClientBus {
         try self.makeClientBus(
-            chain: identified.chain, key: identified.key, subscriptions: Self.subscriptions.map(\.filter))
+            chain: identified.chain, key: identified.key, subscriptions: Self.subscriptions.map(\.filter),
+            version: .v3_1_1)
     }
 
     // MARK: Any party
 
     /// A session at the broker that the configuration names; the certificate's ID is the client ID.
     func makeClientBus(
-        chain: [Certificate], key: SigningKey, subscriptions: [TopicFilter],
+        chain: [Certificate], key: SigningKey, subscriptions: [TopicFilter], version: ProtocolVersion = .v5_0,
         logger: Logger = Logger(label: "mqtt-client")
     ) throws -> MQTTClientBus {
         let gate = self.gate
@@ -176,7 +180,7 @@ struct ServerParts: Sendable {
         return try MQTTClientBus(
             MQTTClientConfiguration(
                 host: self.configuration.broker.host, port: self.configuration.broker.port, transport: .tls(tls),
-                clientID: id.rawValue, subscriptions: subscriptions.map { .init($0) }),
+                version: version, clientID: id.rawValue, subscriptions: subscriptions.map { .init($0) }),
             logger: logger)
     }
 }
