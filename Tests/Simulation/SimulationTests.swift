@@ -57,6 +57,13 @@ struct SimulationTests {
         #expect(outcome.forks == 0)
     }
 
+    @Test("Receipts that wait for a full disk do not fill the window for ever")
+    func receiptsWaitingForDisk() throws {
+        // Found by a soak: messages sent again while their receipt was on its way to a full disk.
+        let rates = Self.weather.merging(Self.hostility) { max($0, $1) }
+        try Self.passes(Scenario("hostile broker, bad weather", rates: rates), seeds: 174_551_481_461..<174_551_481_462)
+    }
+
     @Test("A restored old image opens a new stream and loses nothing")
     func rollback() throws {
         let outcome = try Self.passes(Scenario("old card", rates: [.rollback: 0.004]), seeds: 0..<15)

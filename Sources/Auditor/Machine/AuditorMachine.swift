@@ -602,16 +602,21 @@ public struct AuditorMachine: Sendable {
 
     private mutating func send(_ now: Timestamp, _ outbox: some OutboxReader) throws(OutboxError) {
         guard !self.isFrozen else { return }
+        var gone: Set<Int64> = []
         for index in self.inFlight.indices
         where !self.inFlight[index].isPublishing
             && now >= self.inFlight[index].sentAt.after(self.configuration.resendAfter)
         {
-            guard let entry = try outbox.entry(order: self.inFlight[index].order) else { continue }
+            guard let entry = try outbox.entry(order: self.inFlight[index].order) else {
+                gone.insert(self.inFlight[index].order)
+                continue
+            }
             self.inFlight[index].sentAt = now
             self.inFlight[index].isPublishing = true
             self.statistics.resent += 1
             self.publish(entry)
         }
+        if !gone.isEmpty { self.inFlight.removeAll { gone.contains($0.order) } }
         // Messages of a former stream that are to be signed anew are not sent.
         let floor = max(self.state.resignBefore, self.durable?.resignBefore ?? 0) - 1
         while self.inFlight.count < self.configuration.window {
@@ -772,11 +777,13 @@ public struct AuditorMachine: Sendable {
                 continue
             }
             let covered = range.first...range.last
+            // Also those whose receipt was on its way to the disk when they were sent again: they would fill the
+            // window for ever.
+            self.inFlight.removeAll { $0.stream == stream && covered.contains($0.sequence) }
             let count = try outbox.unreceiptedCount(stream, covered)
             guard count > 0 else { continue }
             self.statistics.receipted += count
             self.changes.append(.receipted(stream, covered, at: now))
-            self.inFlight.removeAll { $0.stream == stream && covered.contains($0.sequence) }
             if record.order > self.state.receiptedHead?.order ?? 0 {
                 self.state.receiptedHead = StreamHead(
                     stream: stream, sequence: range.last, id: record.id, order: record.order)
