@@ -10,7 +10,7 @@ import Testing
     }
 
     @Test func `an old image of the state directory is recognised, a new stream opened, nothing lost`() async throws {
-        let first = Readings(instants: 40, seed: 3)
+        let first = Readings(instants: 3_000, seed: 3)
         let plant = try await Plant(.serve, file: first.file)
         let state = "\(plant.site)/auditors/\(Plant.auditor)/state"
         try await plant.startAll()
@@ -36,7 +36,7 @@ import Testing
     }
 
     @Test func `a state directory that was copied and runs twice is found out`() async throws {
-        let readings = Readings(instants: 40, seed: 4)
+        let readings = Readings(instants: 3_000, seed: 4)
         let plant = try await Plant(.serve, file: readings.file)
         let state = "\(plant.site)/auditors/\(Plant.auditor)/state"
         try await plant.startAll()
