@@ -165,7 +165,7 @@ struct ServerParts: Sendable {
         logger: Logger = Logger(label: "mqtt-client")
     ) throws -> MQTTClientBus {
         let gate = self.gate
-        let id = try gate.admit(leaf: chain[0].der, at: .now).identity.spiffeID.id
+        let party = try gate.admit(leaf: chain[0].der, at: .now).identity.spiffeID
         var tls = try MQTTClientConfiguration.TLS(
             certificateChainPEM: chain.map(\.pemText).joined().utf8,
             privateKeyPEM: (key.pemRepresentation ?? "").utf8,
@@ -177,10 +177,15 @@ struct ServerParts: Sendable {
                 throw PKIError(.role, "\(peer.identity) is not a broker")
             }
         }
-        return try MQTTClientBus(
-            MQTTClientConfiguration(
-                host: self.configuration.broker.host, port: self.configuration.broker.port, transport: .tls(tls),
-                version: version, clientID: id.rawValue, subscriptions: subscriptions.map { .init($0) }),
-            logger: logger)
+        var configuration = MQTTClientConfiguration(
+            host: self.configuration.broker.host, port: self.configuration.broker.port, transport: .tls(tls),
+            version: version, clientID: party.id.rawValue, subscriptions: subscriptions.map { .init($0) })
+        if party.role == .auditor {
+            // A resumed session is not sent the retained keys again, without which a new process believes no
+            // receipts. All that an auditor needs is in its outbox, and it asks by its hello for what it missed.
+            configuration.cleanStart = true
+            configuration.sessionExpiry = .zero
+        }
+        return try MQTTClientBus(configuration, logger: logger)
     }
 }
