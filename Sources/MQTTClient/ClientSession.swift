@@ -329,8 +329,8 @@ package struct ClientSession<Waiter: Sendable>: Sendable {
         let packetID = self.freePacketID()
         self.phase = .awaitingSubAck(packetID: packetID, sessionPresent: packet.sessionPresent)
         let subscriptions = topics.map { topic in
-            // What is retained comes once, not again at each reconnect to a session that is still there.
-            Subscription(filter: topic.filter, maximumQoS: topic.qos, retainHandling: .sendIfNew)
+            // What is retained comes at each connect: the session may outlive the process that knew it.
+            Subscription(filter: topic.filter, maximumQoS: topic.qos, retainHandling: .send)
         }
         actions.append(.send(.subscribe(Subscribe(packetID: packetID, subscriptions: subscriptions))))
     }
