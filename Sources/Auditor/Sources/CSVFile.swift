@@ -235,6 +235,7 @@ public struct CSVFile: Sendable {
             }
         }
         guard !line.isEmpty else { throw MeterSourceError(.header, file: name, line: 1, "the file is empty") }
+        try CSVRecordReader.refuseUTF16(line, name: name)
         return line
     }
 

@@ -234,9 +234,13 @@ struct CSVRecordReader: Sendable {
         self.isAtStart = false
         self.piece = try self.stream.nextPiece()
         if self.piece.starts(with: [0xEF, 0xBB, 0xBF]) { self.index = 3 }
-        if self.piece.starts(with: [0xFF, 0xFE]) || self.piece.starts(with: [0xFE, 0xFF]) {
-            throw MeterSourceError(.encoding, file: self.name, line: 1, "is UTF-16; save it as UTF-8")
-        }
+        try Self.refuseUTF16(self.piece, name: self.name)
+    }
+
+    /// - Parameter start: The first bytes of a file.
+    static func refuseUTF16(_ start: some Collection<UInt8>, name: String) throws(MeterSourceError) {
+        guard start.starts(with: [0xFF, 0xFE]) || start.starts(with: [0xFE, 0xFF]) else { return }
+        throw MeterSourceError(.encoding, file: name, line: 1, "is UTF-16; save it as UTF-8")
     }
 
     private static func isBlank(_ byte: UInt8) -> Bool {
