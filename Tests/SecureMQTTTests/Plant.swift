@@ -43,17 +43,20 @@ final class Plant: Sendable {
     private let disks: [Part: LostWrites]
     private let processes = Mutex<[Part: ChildProcess]>([:])
     private let input: String
+    private let speed: String
 
     /// Makes the installation; starts nothing.
     ///
     /// - Parameters:
     ///   - file: What the auditor replays, in the original's long form.
     ///   - losesWrites: Whether a kill also takes with it what was not synced.
-    init(_ shape: Shape, file: String, losesWrites: Bool = false) async throws {
+    ///   - speed: How fast the auditor replays; a factor makes sure that it can be met in the middle of its work.
+    init(_ shape: Shape, file: String, losesWrites: Bool = false, speed: String = "max") async throws {
         let folder = try TemporaryDirectory()
         self.folder = folder
         self.shape = shape
         self.port = try freePort()
+        self.speed = speed
         self.site = folder.path("site")
         self.input = try folder.write(file, to: "readings.csv")
         let made = try await Program.run([
@@ -96,7 +99,7 @@ final class Plant: Sendable {
         case .auditor:
             [
                 "auditor", "run", "--config", "\(self.site)/auditors/\(Self.auditor)/secure-mqtt.yaml", "--input",
-                self.input, "--exit", "--json",
+                self.input, "--exit", "--json", "--speed", self.speed,
             ]
         }
     }

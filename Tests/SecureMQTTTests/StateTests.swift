@@ -10,12 +10,12 @@ import Testing
     }
 
     @Test func `an old image of the state directory is recognised, a new stream opened, nothing lost`() async throws {
-        let first = Readings(instants: 3_000, seed: 3)
-        let plant = try await Plant(.serve, file: first.file)
+        let first = Readings(instants: 40, seed: 3)
+        let plant = try await Plant(.serve, file: first.file, speed: "9000")
         let state = "\(plant.site)/auditors/\(Plant.auditor)/state"
         try await plant.startAll()
         let auditor = try #require(plant.process(.auditor))
-        // An image from the middle of its life: when the first statements are stored.
+        // An image from the middle of its life, which has seconds to go when the first statements are stored.
         try await plant.waitFor(1, "SELECT count(*) FROM statement")
         auditor.kill()
         try await auditor.wait()
@@ -36,8 +36,8 @@ import Testing
     }
 
     @Test func `a state directory that was copied and runs twice is found out`() async throws {
-        let readings = Readings(instants: 3_000, seed: 4)
-        let plant = try await Plant(.serve, file: readings.file)
+        let readings = Readings(instants: 40, seed: 4)
+        let plant = try await Plant(.serve, file: readings.file, speed: "9000")
         let state = "\(plant.site)/auditors/\(Plant.auditor)/state"
         try await plant.startAll()
         let auditor = try #require(plant.process(.auditor))
