@@ -157,7 +157,8 @@ let package = Package(
         .testTarget(
             name: "SecureMQTTTests",
             dependencies: [
-                "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI", "Auditor",
+                "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI",
+                "Auditor",
                 crypto, x509, grdb, nio,
             ],
             exclude: ["Support"]),
