@@ -530,6 +530,8 @@ public struct AuditorMachine: Sendable {
     private mutating func committed(_ now: Timestamp, _ random: inout some RandomNumberGenerator) {
         guard let committing else { return }
         self.durable = committing.state
+        // What is offered again lies below what was sent while the transaction waited for a full disk.
+        if committing.changes.contains(where: \.offersAgain) { self.sentUpTo = 0 }
         self.committing = nil
         self.retry = nil
         self.statistics.readings += self.committingReadings
@@ -966,6 +968,15 @@ public struct AuditorMachine: Sendable {
     private mutating func clear(_ kind: Alarm.Kind) {
         guard self.active.remove(kind) != nil else { return }
         self.actions.append(.clear(kind))
+    }
+}
+
+extension OutboxChange {
+    fileprivate var offersAgain: Bool {
+        switch self {
+        case .offerAgain, .offerAgainAfter: true
+        default: false
+        }
     }
 }
 
