@@ -148,13 +148,6 @@ let package = Package(
             dependencies: ["Auditor", "ControlCenter", "Telemetry", "COSE", "Identity", "PKI", "TestSupport", crypto],
             path: "Tests/Simulation"),
         .testTarget(
-            name: "Interop",
-            dependencies: [
-                "Auditor", "ControlCenter", "MQTTClient", "MQTTBroker", "MessageBus", "Telemetry", "COSE", "PKI",
-                "TestSupport", crypto, x509, logging, nio, nioSSL,
-            ],
-            path: "Tests/Interop"),
-        .testTarget(
             name: "SecureMQTTTests",
             dependencies: [
                 "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI",
