@@ -8,7 +8,7 @@ struct PKIRevokeCommand: AsyncParsableCommand {
         commandName: "revoke",
         abstract: "Revoke all certificates of an ID, or renew the revocation lists.",
         discussion: """
-            Writes a new crl.pem. Whoever reads that file learns of it when it starts or reloads.
+            Writes a new crl.pem. Running servers that read that file apply it within a second, Mosquitto when it restarts.
 
             EXAMPLES
               secure-mqtt pki revoke mona --reason key-compromise --pki /srv/energy/pki
