@@ -9,6 +9,9 @@ DEMO_ARGUMENTS ?=
 TEST_ARGUMENTS ?=
 SOAK_MINUTES ?= 10
 
+# Many tests run real servers and programs: all at once on a small machine they only wait for each other.
+export SWT_EXPERIMENTAL_MAXIMUM_PARALLELIZATION_WIDTH ?= 4
+
 .PHONY: help setup build demo test soak sanitize fuzz bench format lint docs clean
 
 help: ## Show this list

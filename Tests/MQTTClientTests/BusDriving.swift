@@ -25,25 +25,29 @@ final class Events: Sendable {
     }
 
     func nextDelivery() async throws -> Delivery {
-        while let event = try await self.next() {
-            if case .delivery(let delivery) = event { return delivery }
-        }
-        throw Unexpected(description: "the bus ended before a delivery")
+        try await self.until("a delivery") { if case .delivery(let delivery) = $0 { delivery } else { nil } }
     }
 
     func untilConnected() async throws {
-        while let event = try await self.next() {
-            if case .connected = event { return }
-        }
-        throw Unexpected(description: "the bus ended before it was connected")
+        try await self.until("the bus is connected") { if case .connected = $0 { () } else { nil } }
     }
 
     /// Why the bus is, or will be, disconnected.
     func untilDisconnected() async throws -> BusError {
-        while let event = try await self.next() {
-            if case .disconnected(let error) = event { return error }
+        try await self.until("the bus is disconnected") { if case .disconnected(let error) = $0 { error } else { nil } }
+    }
+
+    /// What is wanted of the first event that has it. Others in between don't prolong the deadline: a bus that only
+    /// comes and goes is a failure.
+    private func until<Value: Sendable>(
+        _ what: String, _ wanted: @escaping @Sendable (BusEvent) -> Value?
+    ) async throws -> Value {
+        try await withDeadline(.seconds(30), what) {
+            while let event = try await self.next() {
+                if let value = wanted(event) { return value }
+            }
+            throw Unexpected(description: "the bus ended before: \(what)")
         }
-        throw Unexpected(description: "the bus ended without an error")
     }
 }
 
