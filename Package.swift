@@ -6,6 +6,8 @@ import PackageDescription
 let nio = Target.Dependency.product(name: "NIOCore", package: "swift-nio")
 let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
+let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
+let nioWebSocket = Target.Dependency.product(name: "NIOWebSocket", package: "swift-nio")
 let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
@@ -19,6 +21,9 @@ let lifecycleTestKit = Target.Dependency.product(name: "ServiceLifecycleTestKit"
 let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdTLS = Target.Dependency.product(name: "HummingbirdTLS", package: "hummingbird")
+let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
 let package = Package(
@@ -50,6 +55,9 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(
+            url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     ],
     targets: [
         // Names of parties: no dependency at all.
@@ -69,7 +77,7 @@ let package = Package(
             name: "MQTTBroker",
             dependencies: [
                 "Identity", "MQTT", "MessageBus", "PKI", "Telemetry",
-                nio, nioPosix, nioTLS, nioSSL, logging, lifecycle, deque,
+                nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, grdb, grdbSQLite, logging, lifecycle, deque,
             ]),
 
         // Deterministic CBOR (RFC 8949) and COSE_Sign1 (RFC 9052): no I/O.
@@ -77,6 +85,14 @@ let package = Package(
 
         // X.509 profiles, the authority, revocation lists, verification of identities.
         .target(name: "PKI", dependencies: ["Identity", crypto, x509, asn1]),
+
+        // The authority's process: enrolment (EST), revocation lists and OCSP over HTTP, issuance.
+        .target(
+            name: "CertificateAuthority",
+            dependencies: [
+                "Identity", "PKI", crypto, x509, asn1, logging, lifecycle, nio, nioSSL, hummingbird, hummingbirdTLS,
+                httpClient,
+            ]),
 
         // The words of our domain: readings, statements, receipts, topics: no I/O.
         .target(name: "Telemetry", dependencies: ["Identity", "COSE", crypto]),

@@ -1,0 +1,2 @@
+/// The authority as a process.
+public enum CertificateAuthority {}
