@@ -15,10 +15,10 @@ import Synchronization
 ///         identity: me, clientID: "control-center", subscriptions: [...])
 ///     // broker is a Service: run it in a ServiceGroup.
 ///
-/// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), QoS 0 and 1, retained
-/// messages, takeover, keep-alive, limits on everything that a client can make grow. QoS 2, wills, shared
-/// subscriptions and extended authentication are refused with the reason the standard has for it. Sessions
-/// are in memory. All sessions live on one event loop.
+/// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), all three QoS, retained
+/// messages, wills, shared subscriptions, takeover, keep-alive, limits on everything that a client can make grow.
+/// Extended authentication is refused. Sessions are in memory, and with ``BrokerConfiguration/store`` on disk too.
+/// All sessions live on one event loop.
 ///
 /// **Slow consumers**: a client that does not take what it is sent gets no messages of QoS 0 meanwhile (they
 /// are dropped and counted), and those of QoS 1 are queued. When the queue is full, new ones are dropped and
@@ -60,11 +60,12 @@ public final class Broker: Service {
         let restoring = try store?.load()
         self.store = store
         self.bound = eventLoop.makePromise()
-        self.end = eventLoop.makePromise()
+        let end = eventLoop.makePromise(of: Void.self)
+        self.end = end
         // Made here, and from here on only touched on the loop.
         self.core = NIOLoopBoundBox.makeBoxSendingValue(
             BrokerCore(
-                eventLoop: eventLoop, configuration: configuration, store: store, restoring: restoring, end: self.end,
+                eventLoop: eventLoop, configuration: configuration, store: store, restoring: restoring, end: end,
                 logger: logger), eventLoop: eventLoop)
     }
 
@@ -93,6 +94,7 @@ public final class Broker: Service {
             self.bound.fail(error)
             throw error
         }
+        try? await eventLoop.submit { core.value.begin() }.get()
         self.bound.succeed(servers.map { $0.localAddress?.port ?? 0 })
 
         let start = NIODeadline.now()
@@ -233,6 +235,9 @@ public final class Broker: Service {
         let core = self.core
         return try await self.eventLoop.submit { core.value.recheckPeers() }.get()
     }
+
+    /// For tests that fill its disk.
+    package var sessionStore: SQLiteSessionStore? { self.store }
 
     /// Counts since the start.
     public func statistics() async throws -> BrokerStatistics {

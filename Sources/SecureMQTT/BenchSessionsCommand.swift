@@ -104,7 +104,8 @@ struct BenchSessionsCommand: AsyncParsableCommand {
             let enqueues = (0..<batch).map { _ in
                 place += 1
                 let message = StoredMessage(
-                    number: place + 1, topic: topic, payload: payload, properties: [], sender: session.peer, expiry: nil)
+                    number: place + 1, topic: topic, payload: payload, properties: [], sender: session.peer, expiry: nil
+                )
                 return StoreChange.enqueue(
                     1, place: place,
                     StoredDelivery(message: message, qos: .atLeastOnce, retain: false, subscriptionIDs: []))

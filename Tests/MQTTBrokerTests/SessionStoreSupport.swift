@@ -6,60 +6,6 @@ import NIOCore
 import Synchronization
 import TestSupport
 
-/// What the store should hold, by the plainest of rules.
-struct StoreModel {
-    struct Session {
-        var value: StoredSession
-        var subscriptions: [String: (Subscription, identifier: UInt32?)] = [:]
-        var deliveries: [UInt64: StoredState.Delivery] = [:]
-        var received: Set<UInt16> = []
-    }
-
-    var sessions: [UInt64: Session] = [:]
-    var retained: [String: (message: StoredMessage, qos: QoS)] = [:]
-
-    mutating func apply(_ change: StoreChange) {
-        switch change {
-        case .openSession(let session):
-            if self.sessions[session.number] == nil {
-                self.sessions[session.number] = Session(value: session)
-            } else {
-                self.sessions[session.number]?.value = session
-            }
-        case .leaveSession(let number, let time): self.sessions[number]?.value.leftAt = time
-        case .removeSession(let number): self.sessions[number] = nil
-        case .subscribe(let number, let subscription, let identifier):
-            self.sessions[number]?.subscriptions[subscription.filter.rawValue] = (subscription, identifier)
-        case .unsubscribe(let number, let filter): self.sessions[number]?.subscriptions[filter.rawValue] = nil
-        case .enqueue(let number, let place, let delivery):
-            self.sessions[number]?.deliveries[place] = StoredState.Delivery(
-                place: place, delivery: delivery, packetID: nil, isReleased: false)
-        case .send(let number, let place, let packetID):
-            self.sessions[number]?.deliveries[place]?.packetID = packetID
-        case .release(let number, let place): self.sessions[number]?.deliveries[place]?.isReleased = true
-        case .complete(let number, let place): self.sessions[number]?.deliveries[place] = nil
-        case .receive(let number, let packetID): self.sessions[number]?.received.insert(packetID)
-        case .forget(let number, let packetID): self.sessions[number]?.received.remove(packetID)
-        case .retain(let message, let qos): self.retained[message.topic.rawValue] = (message, qos)
-        case .removeRetained(let topic): self.retained[topic.rawValue] = nil
-        }
-    }
-
-    /// As ``description(of:)`` of a store's state.
-    var lines: [String] {
-        var lines: [String] = []
-        for session in self.sessions.values {
-            lines.append(text(session.value))
-            let number = session.value.number
-            lines += session.subscriptions.values.map { text(number, $0.0, $0.identifier) }
-            lines += session.deliveries.values.map { text(number, $0) }
-            lines += session.received.map { "\(number) received \($0)" }
-        }
-        lines += self.retained.values.map { "retained \($0.qos) \(text($0.message))" }
-        return lines.sorted()
-    }
-}
-
 /// All that a state says, a line for each thing, sorted.
 func lines(of state: StoredState) -> [String] {
     var lines: [String] = []
@@ -100,7 +46,9 @@ private func text(_ message: StoredMessage) -> String {
 
 /// Makes changes as a router does.
 struct StoreTraffic {
-    private(set) var model = StoreModel()
+    private var model = StoreModel()
+    /// What a store should hold now.
+    var lines: [String] { MQTTBrokerTests.lines(of: self.model.state) }
     private var random: SplitMix64
     private var nextNumber: UInt64
     private var places: [UInt64: UInt64] = [:]
@@ -151,15 +99,15 @@ struct StoreTraffic {
 
     private mutating func make() throws -> StoreChange {
         let isStray = Int.random(in: 0..<20, using: &self.random) == 0
-        guard let number = isStray ? 999_999 : self.model.sessions.keys.sorted().randomElement(using: &self.random)
-        else { return .openSession(try self.session()) }
-        let places = self.model.sessions[number]?.deliveries.keys.sorted() ?? []
+        let known = isStray ? nil : self.model.state.sessions.randomElement(using: &self.random)
+        guard let number = isStray ? 999_999 : known?.session.number else { return .openSession(try self.session()) }
+        let places = known?.deliveries.map(\.place) ?? []
         let place = isStray ? 777_777 : places.randomElement(using: &self.random)
         let packetID = UInt16.random(in: 1...50, using: &self.random)
         switch Int.random(in: 0..<100, using: &self.random) {
         case 0..<3: return .openSession(try self.session())
         case 3..<5:
-            guard var session = self.model.sessions[number]?.value else { return .removeSession(number) }
+            guard var session = known?.session else { return .removeSession(number) }
             session.leftAt = nil
             session.will = nil
             session.expiry = UInt32.random(in: 1...9_999, using: &self.random)

@@ -71,7 +71,7 @@ import Testing
         for _ in 0..<6 {
             let store = try self.open()
             let state = try store.load()
-            #expect(lines(of: state) == traffic.model.lines, "seed \(seed)")
+            #expect(lines(of: state) == traffic.lines, "seed \(seed)")
             #expect(state.nextNumber > highest)
             let waits = Bool.random(using: &random)
             for _ in 0..<Int.random(in: 1...20, using: &random) {
@@ -82,7 +82,7 @@ import Testing
             store.close()
         }
         let store = try self.open()
-        #expect(lines(of: try store.load()) == traffic.model.lines, "seed \(seed)")
+        #expect(lines(of: try store.load()) == traffic.lines, "seed \(seed)")
         store.close()
     }
 
@@ -99,7 +99,7 @@ import Testing
         store.close()
         #expect(order.withLock { $0 } == Array(0..<500))
         let again = try self.open()
-        #expect(lines(of: try again.load()) == traffic.model.lines)
+        #expect(lines(of: try again.load()) == traffic.lines)
         again.close()
     }
 
@@ -197,12 +197,12 @@ import Testing
         let store = try self.open()
         _ = try store.load()
         var traffic = StoreTraffic(seed: 6)
-        var states: [[String]] = [traffic.model.lines]
+        var states: [[String]] = [traffic.lines]
         var sizes = [0]
         for _ in 0..<40 {
             let changes = try (0..<4).map { _ in try traffic.next() }
             try await store.commit(changes)
-            states.append(traffic.model.lines)
+            states.append(traffic.lines)
             sizes.append(try self.bytes(self.file + "-wal").count)
         }
         let database = try self.bytes(self.file)
@@ -228,7 +228,7 @@ import Testing
         var traffic = StoreTraffic(seed: 8)
         for _ in 0..<10 { try await store.commit(try (0..<60).map { _ in try traffic.next() }) }
         store.close()
-        return (try self.bytes(self.file), traffic.model.lines)
+        return (try self.bytes(self.file), traffic.lines)
     }
 
     /// What comes of a store: its contents, or the error that it does not start with.
@@ -292,7 +292,7 @@ import Testing
         var last: [[String]] = []
         for _ in 0..<12 {
             try await store.commit(try (0..<10).map { _ in try traffic.next() })
-            last = last.suffix(1) + [traffic.model.lines]
+            last = last.suffix(1) + [traffic.lines]
         }
         let database = try self.bytes(self.file)
         let log = try self.bytes(self.file + "-wal")
@@ -405,7 +405,7 @@ import Testing
         #expect(answers.withLock { $0 } == Array(0..<40))
         store.close()
         let again = try self.open()
-        #expect(lines(of: try again.load()) == traffic.model.lines)
+        #expect(lines(of: try again.load()) == traffic.lines)
         again.close()
     }
 
@@ -415,7 +415,7 @@ import Testing
         _ = try store.load()
         var traffic = StoreTraffic(seed: 14)
         try await store.commit([try traffic.next()])
-        let former = traffic.model.lines
+        let former = traffic.lines
         try store.limitSize(pages: 1)
         let session = try traffic.session()
         let failures = Mutex(0)

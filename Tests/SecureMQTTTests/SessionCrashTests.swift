@@ -26,7 +26,8 @@ import Testing
                 "init", self.folder.path("site"), "--trust-domain", SessionLoad.trustDomain, "--host", "127.0.0.1",
             ])
             try #require(made.status == 0, "\(made.errorOutput)")
-            try FileManager.default.createDirectory(atPath: self.folder.path("store"), withIntermediateDirectories: false)
+            try FileManager.default.createDirectory(
+                atPath: self.folder.path("store"), withIntermediateDirectories: false)
             self.disk =
                 losesWrites
                 ? try await LostWrites(root: self.folder.path("store"), image: self.folder.path("image")) : nil
@@ -36,14 +37,16 @@ import Testing
             let broker = try Program.start(
                 [
                     "broker", "--config", self.folder.path("site/secure-mqtt.yaml"), "--set", "broker.port=0", "--set",
-                    "broker.plaintext-port=\(self.port)", "--set", "broker.store=\(self.store)", "--log-level", "notice",
+                    "broker.plaintext-port=\(self.port)", "--set", "broker.store=\(self.store)", "--log-level",
+                    "notice",
                 ] + settings.flatMap { ["--set", $0] }, environment: self.disk?.environment ?? [:])
             try await broker.waitForOutput("listening")
             return broker
         }
     }
 
-    @Test func `whenever the broker is killed, its sessions lose nothing and get nothing of QoS 2 twice`() async throws {
+    @Test func `whenever the broker is killed, its sessions lose nothing and get nothing of QoS 2 twice`() async throws
+    {
         try await Self.run(losesWrites: false)
     }
 
@@ -68,7 +71,9 @@ import Testing
             for _ in 0..<Self.kills {
                 for publisher in ["cc-1", "cc-2"] { try await load.connect(publisher) }
                 // A few are there while it happens; the others wait for their messages.
-                try await Self.inParallel((0..<8).map { _ in names.randomElement(using: &random) ?? names[0] }.uniqued()) {
+                try await Self.inParallel(
+                    (0..<8).map { _ in names.randomElement(using: &random) ?? names[0] }.uniqued()
+                ) {
                     try await load.connect($0)
                 }
                 let target = try await load.access { world in
@@ -92,7 +97,9 @@ import Testing
             for publisher in ["cc-1", "cc-2"] { try await load.connect(publisher) }
             try await load.wait("all is acknowledged") { $0.clients.values.allSatisfy { $0.outgoing.isEmpty } }
             for slice in stride(from: 0, to: names.count, by: 100) {
-                try await Self.inParallel(Array(names[slice..<min(slice + 100, names.count)])) { try await load.connect($0) }
+                try await Self.inParallel(Array(names[slice..<min(slice + 100, names.count)])) {
+                    try await load.connect($0)
+                }
             }
             try await load.wait("everything has come") { $0.missing.isEmpty }
             // It is new, and gets what is retained.

@@ -55,14 +55,19 @@ final class SessionLoad: Sendable {
     /// Says goodbye and waits until the connection has ended.
     func disconnect(_ name: String) async throws {
         let ended = try await self.access { world in world.client(name).connection?.sayGoodbye() }
-        try await withDeadline(.seconds(30), "\(name) is gone") { try await ended?.get() }
+        guard let ended else { return }
+        try await withDeadline(.seconds(30), "\(name) is gone") { try await ended.get() }
     }
 
     /// Waits until a condition holds that is asked again with every packet.
-    func wait(_ what: String, within limit: Duration = .seconds(60), _ condition: @escaping @Sendable (World) -> Bool) async throws {
+    func wait(_ what: String, within limit: Duration = .seconds(60), _ condition: @escaping @Sendable (World) -> Bool)
+        async throws
+    {
         let world = self.world
         let done = self.loop.makePromise(of: Void.self)
-        self.loop.execute { world.value.waiters.append((condition, done)); world.value.wake() }
+        self.loop.execute {
+            world.value.waiters.append((condition, done)); world.value.wake()
+        }
         defer { done.succeed(()) }
         try await withDeadline(limit, what) { try await done.futureResult.get() }
     }
@@ -331,7 +336,8 @@ final class LoadConnection: ChannelInboundHandler {
             // Everybody's only now and then: it is a thousand deliveries.
             let isForAll = self.client.count.isMultiple(of: 2_000)
             let isRetained = self.client.qos == .atLeastOnce && self.client.count.isMultiple(of: 50)
-            let target = isForAll ? nil : "home-\(Int.random(in: 0..<self.world.subscribers, using: &self.world.random))"
+            let target =
+                isForAll ? nil : "home-\(Int.random(in: 0..<self.world.subscribers, using: &self.world.random))"
             let payload = "\(self.client.name) \(self.client.count)"
             var id = self.client.nextID
             while self.client.outgoing[id] != nil || id == 0 { id = id == .max ? 1 : id + 1 }

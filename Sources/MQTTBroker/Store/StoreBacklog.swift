@@ -1,3 +1,5 @@
+import NIOCore
+
 /// What the router has changed and the store has not yet made durable: gathered over a tick of the event loop, and
 /// measured, so that publishers wait when the disk does not keep up or is full.
 struct StoreBacklog {

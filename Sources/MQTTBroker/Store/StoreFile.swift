@@ -1,3 +1,5 @@
+// On Linux the fields of `stat` belong to this module once Foundation is linked.
+import CoreFoundation
 import Foundation
 import GRDB
 import Storage
