@@ -124,7 +124,7 @@ let package = Package(
         // Mutation fuzzing of every decoder: short in the tests, long by `make fuzz`.
         .target(
             name: "FuzzTargets",
-            dependencies: ["Identity", "MQTT", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio, x509],
+            dependencies: ["Identity", "MQTT", "MQTTBroker", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio, x509],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
 
@@ -141,7 +141,7 @@ let package = Package(
         .testTarget(
             name: "MQTTBrokerTests",
             dependencies: [
-                "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport",
+                "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport", "FuzzTargets",
                 nio, nioPosix, nioSSL, nioEmbedded, grdb, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),

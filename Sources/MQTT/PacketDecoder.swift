@@ -261,7 +261,9 @@ public struct PacketDecoder: Sendable {
 
     private mutating func resolve(_ topic: TopicName?, alias: UInt16?) throws(MQTTError) -> TopicName {
         guard let alias else {
-            guard let topic else { throw MQTTError(.topicNameInvalid, "a topic name is empty (MQTT-4.7.3-1)") }
+            guard let topic else {
+                throw .protocolError("a topic name is empty, and there is no alias (MQTT-4.7.3-1, section 3.3.2.1)")
+            }
             return topic
         }
         guard alias <= self.topicAliasMaximum else {

@@ -257,6 +257,7 @@ struct PacketReader {
     mutating func subscribe() throws(MQTTError) -> Subscribe {
         let packetID = try self.packetID()
         let properties = try self.properties(.subscribe)
+        guard !self.isAtEnd else { throw .protocolError("a SUBSCRIBE asks for nothing (MQTT-3.8.3-2)") }
         var subscriptions: [Subscription] = []
         repeat {
             let filter = try self.topicFilter()
@@ -267,10 +268,13 @@ struct PacketReader {
 
     private func subscription(_ filter: TopicFilter, options: UInt8) throws(MQTTError) -> Subscription {
         let reserved: UInt8 = self.version == .v5_0 ? 0xC0 : 0xFC
-        guard options & reserved == 0, let qos = QoS(rawValue: options & 0x03),
+        guard options & reserved == 0 else {
+            throw .malformed("subscription options have reserved bits (MQTT-3.8.3-5)")
+        }
+        guard let qos = QoS(rawValue: options & 0x03),
             let handling = Subscription.RetainHandling(rawValue: options >> 4 & 0x03)
         else {
-            throw .malformed("subscription options have reserved bits or values (MQTT-3.8.3-5)")
+            throw .protocolError("a subscription's QoS or Retain Handling is 3 (section 3.8.3.1)")
         }
         guard filter.shareName == nil || options & 0x04 == 0 else {
             throw .protocolError("No Local is set on a shared subscription (MQTT-3.8.3-4)")
@@ -296,6 +300,7 @@ struct PacketReader {
     mutating func unsubscribe() throws(MQTTError) -> Unsubscribe {
         let packetID = try self.packetID()
         let properties = try self.properties(.unsubscribe)
+        guard !self.isAtEnd else { throw .protocolError("an UNSUBSCRIBE names nothing (MQTT-3.10.3-2)") }
         var filters: [TopicFilter] = []
         repeat {
             filters.append(try self.topicFilter())

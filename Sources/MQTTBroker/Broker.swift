@@ -15,13 +15,13 @@ import Synchronization
 ///         identity: me, clientID: "control-center", subscriptions: [...])
 ///     // broker is a Service: run it in a ServiceGroup.
 ///
-/// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), all three QoS, retained
-/// messages, wills, shared subscriptions, takeover, keep-alive, limits on everything that a client can make grow.
-/// Extended authentication is refused. Sessions are in memory, and with ``BrokerConfiguration/store`` on disk too.
-/// All sessions live on one event loop.
+/// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), all QoS levels, retained
+/// messages, wills, shared subscriptions, takeover, keep-alive, limits on everything that a client can make grow:
+/// both standards to the letter. Extended authentication is refused, for the certificate says who it is. Sessions
+/// are in memory, and with ``BrokerConfiguration/store`` on disk too. All sessions live on one event loop.
 ///
 /// **Slow consumers**: a client that does not take what it is sent gets no messages of QoS 0 meanwhile (they
-/// are dropped and counted), and those of QoS 1 are queued. When the queue is full, new ones are dropped and
+/// are dropped and counted), and the others are queued. When the queue is full, new ones are dropped and
 /// counted, ``BrokerEvent/queueFull(peer:clientID:)`` says so once, and the client is disconnected (reason
 /// 0x97) if it is there; its session stays. Nobody else waits for it. In-process sessions lose nothing: when
 /// they lag, their publishers are read no further.

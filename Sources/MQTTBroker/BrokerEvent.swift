@@ -11,9 +11,9 @@ public enum BrokerEvent: Sendable, CustomStringConvertible {
     case connected(peer: PeerIdentity, clientID: String, version: ProtocolVersion)
     /// Its connection is gone.
     case disconnected(peer: PeerIdentity, clientID: String, reason: String)
-    /// A PUBLISH was refused. `reason` is one word: `topic`, `retained`, `qos`, `quota`.
+    /// A PUBLISH was refused. `reason` is one word: `topic`, `retained`, `qos`, `size`, `quota`.
     case publishRefused(peer: PeerIdentity, topic: TopicName, reason: String)
-    /// A subscription was refused. `reason` is one word: `topic`, `shared`, `quota`.
+    /// A subscription was refused. `reason` is one word: `topic`, `denied`, `quota`.
     case subscribeRefused(peer: PeerIdentity, filter: TopicFilter, reason: String)
     /// A packet above the limit; the connection was closed. `peer` is `nil` before CONNECT on a plain listener.
     case packetTooLarge(peer: PeerIdentity?, address: String, reason: String)

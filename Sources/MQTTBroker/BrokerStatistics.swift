@@ -8,7 +8,7 @@ public struct BrokerStatistics: Hashable, Sendable {
     public internal(set) var messagesReceived: UInt64 = 0
     /// Deliveries, repeated ones included.
     public internal(set) var messagesSent: UInt64 = 0
-    /// Deliveries that were dropped: QoS 0 to a slow or absent client, QoS 1 beyond a queue's limit, or
+    /// Deliveries that were dropped: QoS 0 to a slow or absent client, what is beyond a queue's limit, or
     /// larger than the client takes.
     public internal(set) var messagesDropped: UInt64 = 0
     /// PUBLISH packets that were refused.

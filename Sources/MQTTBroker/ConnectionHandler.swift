@@ -360,6 +360,10 @@ final class ConnectionHandler: ChannelDuplexHandler {
                 let short = Packet.connAck(ConnAck(sessionPresent: false, reasonCode: connAck.reasonCode))
                 guard try short.encodedSize(version: self.version) <= self.maximumPacketSize else { return }
                 try short.encode(into: &self.out, version: self.version)
+            case .connAck:
+                // DISCONNECT may not come before CONNACK (MQTT-3.14.0-1).
+                self.closeReason = "CONNACK is larger than the client takes"
+                self.closeAfterFlush()
             default:
                 self.close(.packetTooLarge, "an answer is larger than the client takes")
             }

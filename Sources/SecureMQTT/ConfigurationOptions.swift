@@ -12,7 +12,9 @@ struct ConfigurationOptions: ParsableArguments {
 
     @Option(
         name: .customLong("set"),
-        help: ArgumentHelp("Set a key of the configuration, such as broker.port=8884.", valueName: "key=value"))
+        help: ArgumentHelp(
+            "Set a key of the configuration, such as broker.port=8884; with broker --development, one of its limits.",
+            valueName: "key=value"))
     var settings: [String] = []
 
     /// Reads file, environment and flags.

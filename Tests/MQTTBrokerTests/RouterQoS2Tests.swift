@@ -170,4 +170,39 @@ struct RouterQoS2Tests {
         harness.router.settle(1)
         #expect(harness.take() == ["pubrec 0 3"])
     }
+
+    @Test("What was sent does not expire, and what is unsubscribed from is completed")
+    func sentDoesNotExpire() throws {
+        var harness = Harness()
+        let subscriber = try harness.connect(try auditor("s"), expiry: 100)
+        try harness.subscribe(subscriber, "t", qos: .exactlyOnce)
+        let publisher = try harness.connect(try auditor("p"))
+        _ = harness.take()
+        try harness.publish(
+            publisher, "t", "m", qos: .exactlyOnce, packetID: 1, properties: [.messageExpiryInterval(5)])
+        harness.router.connectionLost(subscriber, reason: "")
+        harness.router.advance(to: 50)
+        _ = harness.take()
+        let again = try harness.connect(try auditor("s"), cleanStart: false, expiry: 100)
+        #expect(harness.take() == ["deliver 0 m q2 #1 dup"])
+        harness.router.received(PubRec(packetID: 1), from: again)
+        #expect(harness.take() == ["pubrel 0 1"])
+    }
+
+    @Test("What had begun before UNSUBSCRIBE is completed, and nothing more comes")
+    func unsubscribed() throws {
+        var harness = Harness()
+        let subscriber = try harness.connect(try auditor("s"), properties: [.receiveMaximum(1)])
+        try harness.subscribe(subscriber, "t", qos: .exactlyOnce)
+        let publisher = try harness.connect(try auditor("p"))
+        try harness.publish(publisher, "t", "m1", qos: .exactlyOnce, packetID: 1)
+        try harness.publish(publisher, "t", "m2", packetID: 2)
+        _ = harness.take()
+        harness.router.unsubscribe(Unsubscribe(packetID: 2, filters: [try TopicFilter("t")]), from: subscriber)
+        try harness.publish(publisher, "t", "m3", packetID: 3)
+        #expect(harness.take() == ["unsuback [0]", "puback 1 3 0"])
+        harness.router.received(PubRec(packetID: 1), from: subscriber)
+        harness.router.completed(1, from: subscriber)
+        #expect(harness.take() == ["pubrel 0 1", "deliver 0 m2 q1 #2"])
+    }
 }

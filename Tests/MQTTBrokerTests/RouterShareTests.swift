@@ -104,4 +104,18 @@ struct RouterShareTests {
         try harness.publish(one, "t", "m")
         #expect(self.deliveries(&harness) == ["deliver 0 m q1 #1", "deliver 0 m q1 #2", "deliver 0 m q1 #3"])
     }
+
+    @Test("Each member gets the lower of the message's and its own QoS")
+    func severalQoS() throws {
+        var harness = Harness()
+        for (name, qos) in [("a", QoS.atMostOnce), ("b", .atLeastOnce), ("c", .exactlyOnce)] {
+            try harness.subscribe(try harness.connect(try auditor(name)), "$share/g/t", qos: qos)
+        }
+        let publisher = try harness.connect(try auditor("p"))
+        _ = harness.take()
+        for number in 1...3 {
+            try harness.publish(publisher, "t", "m\(number)", qos: .exactlyOnce, packetID: UInt16(number))
+        }
+        #expect(self.deliveries(&harness) == ["deliver 0 m1 q0", "deliver 1 m2 q1 #1", "deliver 2 m3 q2 #1"])
+    }
 }

@@ -11,7 +11,8 @@ package protocol SessionStore: Sendable {
     /// What was committed before. Called once, before the first ``append(_:then:)``.
     func load() throws -> StoredState
 
-    /// Makes changes durable, behind all that were appended before. Returns at once.
+    /// Makes changes durable, behind all that were appended before. Returns at once. Changes that are appended
+    /// together are on disk together or not at all: that a message of QoS 2 was received, and where it went.
     ///
     /// - Parameter done: called once, on any thread: with success when they are on disk, with the error when they
     ///   are not and the store has given up on them. The broker then stops: it cannot keep its word any more.

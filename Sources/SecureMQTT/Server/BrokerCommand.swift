@@ -7,11 +7,22 @@ struct BrokerCommand: AsyncParsableCommand {
         abstract: "Run the embedded MQTT broker alone.",
         discussion: """
             For a control center in another process or on another machine. Who may publish and subscribe to what \
-            follows from each certificate; nothing needs to be configured.
+            follows from each certificate; nothing needs to be configured. --set takes keys of the configuration.
+
+            With --development there is no configuration: anybody on this machine may read and write everything but \
+            $SYS over plaintext on 127.0.0.1, and nothing is kept between starts. --set then takes limits of the \
+            broker: \(DevelopmentBroker.settingNames). subscribe-deny may be given several times.
 
             EXAMPLES
               secure-mqtt broker --config /srv/energy/secure-mqtt.yaml
+              secure-mqtt broker --development --port 1883 --set maximum-qos=1 --set subscribe-deny=private/#
             """)
+
+    @Flag(help: "Serve everybody on this machine, without TLS, on 127.0.0.1; keep nothing.")
+    var development = false
+
+    @Option(help: "With --development: the port to listen on (default: 1883).")
+    var port: Int?
 
     @OptionGroup
     var options: ConfigurationOptions
@@ -21,11 +32,30 @@ struct BrokerCommand: AsyncParsableCommand {
 
     func run() async throws {
         self.logging.bootstrap()
+        if self.development {
+            try await self.runDevelopment()
+            return
+        }
+        guard self.port == nil else {
+            throw CommandError(.usage, "--port goes with --development; else write --set broker.port=8884")
+        }
         let parts = try ServerParts(try await self.options.load())
         let broker = try parts.makeBroker()
         let watch = RevocationWatch(
             trust: parts.configuration.trust, gate: parts.gate, broker: broker, logger: Logger(label: "revocation"))
         try await runServices(
             [broker, ListeningNotice(broker: broker), watch], logger: Logger(label: "broker"))
+    }
+
+    private func runDevelopment() async throws {
+        guard self.options.config == nil else {
+            throw CommandError(
+                .usage, "--development takes no --config: it has no certificates, other addresses or data directory")
+        }
+        let logger = Logger(label: "broker")
+        let broker = try DevelopmentBroker.makeBroker(
+            port: self.port ?? 1_883, settings: self.options.settings, logger: logger)
+        DevelopmentBroker.warn()
+        try await runServices([broker, ListeningNotice(broker: broker)], logger: logger)
     }
 }
