@@ -66,6 +66,9 @@ let package = Package(
         // MQTT 3.1.1 and 5.0 as values: no I/O.
         .target(name: "MQTT", dependencies: [nio]),
 
+        // What all that keep state in SQLite share: the lock of a state directory, statements bound by hand.
+        .target(name: "Storage", dependencies: [grdb, grdbSQLite]),
+
         // What a program needs of any message transport: deliver, publish, settle.
         .target(name: "MessageBus", dependencies: ["Identity", "MQTT", nio]),
         .target(
@@ -76,8 +79,8 @@ let package = Package(
         .target(
             name: "MQTTBroker",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", "PKI", "Telemetry",
-                nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, grdb, grdbSQLite, logging, lifecycle, deque,
+                "Identity", "MQTT", "MessageBus", "PKI", "Storage", "Telemetry",
+                nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, grdb, logging, lifecycle, deque,
             ]),
 
         // Deterministic CBOR (RFC 8949) and COSE_Sign1 (RFC 9052): no I/O.
@@ -100,14 +103,14 @@ let package = Package(
         .target(
             name: "Auditor",
             dependencies: [
-                "Identity", "COSE", "Telemetry", "MessageBus", "PKI",
+                "Identity", "COSE", "Telemetry", "MessageBus", "PKI", "Storage",
                 crypto, x509, grdb, logging, lifecycle, deque,
             ]),
         .target(
             name: "ControlCenter",
             dependencies: [
-                "Identity", "COSE", "Telemetry", "MessageBus", "MQTT", "PKI",
-                crypto, x509, grdb, grdbSQLite, logging, lifecycle, deque, nio,
+                "Identity", "COSE", "Telemetry", "MessageBus", "MQTT", "PKI", "Storage",
+                crypto, x509, grdb, logging, lifecycle, deque, nio,
             ]),
         .executableTarget(
             name: "SecureMQTT",
@@ -139,7 +142,7 @@ let package = Package(
             name: "MQTTBrokerTests",
             dependencies: [
                 "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport", "FuzzTargets",
-                nio, nioPosix, nioSSL, nioEmbedded, logging,
+                nio, nioPosix, nioSSL, nioEmbedded, grdb, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(
@@ -168,7 +171,7 @@ let package = Package(
             dependencies: [
                 "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI",
                 "Auditor",
-                crypto, x509, grdb, nio,
+                crypto, x509, grdb, nio, nioPosix,
             ],
             exclude: ["Support"]),
     ],

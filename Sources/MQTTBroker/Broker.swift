@@ -1,3 +1,4 @@
+import Dispatch
 public import Identity
 public import Logging
 public import MQTT
@@ -16,8 +17,8 @@ import Synchronization
 ///
 /// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), all QoS levels, retained
 /// messages, wills, shared subscriptions, takeover, keep-alive, limits on everything that a client can make grow:
-/// both standards to the letter. Extended authentication is refused, for the certificate says who it is. All
-/// sessions live on one event loop.
+/// both standards to the letter. Extended authentication is refused, for the certificate says who it is. Sessions
+/// are in memory, and with ``BrokerConfiguration/store`` on disk too. All sessions live on one event loop.
 ///
 /// **Slow consumers**: a client that does not take what it is sent gets no messages of QoS 0 meanwhile (they
 /// are dropped and counted), and the others are queued. When the queue is full, new ones are dropped and
@@ -31,8 +32,14 @@ public final class Broker: Service {
     private let core: NIOLoopBoundBox<BrokerCore>
     private let context: Mutex<NIOSSLContext?>
     private let bound: EventLoopPromise<[Int]>
+    private let store: SQLiteSessionStore?
+    /// Succeeds when the broker is to end, fails when it has to.
+    private let end: EventLoopPromise<Void>
 
-    /// - Throws: ``BrokerError`` with code `configuration`, or an error of NIOSSL about certificates and keys.
+    /// Opens and reads the store of sessions, if there is to be one: blocks as long.
+    ///
+    /// - Throws: ``BrokerError`` with code `configuration`, `store-in-use`, `store-unusable`, `store-damaged`, or an
+    ///   error of NIOSSL about certificates and keys.
     public init(configuration: BrokerConfiguration, logger: Logger) throws {
         guard !configuration.listeners.isEmpty else {
             throw BrokerError(.configuration, "the broker has no listener: give it one")
@@ -47,14 +54,24 @@ public final class Broker: Service {
         let eventLoop = configuration.eventLoop ?? MultiThreadedEventLoopGroup.singleton.next()
         self.eventLoop = eventLoop
         self.context = Mutex(try configuration.tls?.makeContext())
+        let store = try configuration.store.map {
+            try SQLiteSessionStore(directory: $0.directory, logger: logger)
+        }
+        let restoring = try store?.load()
+        self.store = store
         self.bound = eventLoop.makePromise()
+        let end = eventLoop.makePromise(of: Void.self)
+        self.end = end
         // Made here, and from here on only touched on the loop.
         self.core = NIOLoopBoundBox.makeBoxSendingValue(
-            BrokerCore(eventLoop: eventLoop, configuration: configuration, logger: logger), eventLoop: eventLoop)
+            BrokerCore(
+                eventLoop: eventLoop, configuration: configuration, store: store, restoring: restoring, end: end,
+                logger: logger), eventLoop: eventLoop)
     }
 
     deinit {
         self.bound.fail(BrokerError(.closed, "the broker was never run"))
+        self.end.succeed(())
     }
 
     /// The ports, one for each listener in its order; waits until they are bound.
@@ -64,7 +81,8 @@ public final class Broker: Service {
 
     /// Listens and serves until graceful shutdown or cancellation, then says goodbye to everybody.
     ///
-    /// - Throws: ``BrokerError`` with code `listen`.
+    /// - Throws: ``BrokerError`` with code `listen`, or `store-failed` if what was changed cannot be stored any more:
+    ///   it then has ended by itself.
     public func run() async throws {
         let eventLoop = self.eventLoop
         let core = self.core
@@ -76,18 +94,42 @@ public final class Broker: Service {
             self.bound.fail(error)
             throw error
         }
+        try? await eventLoop.submit { core.value.begin() }.get()
         self.bound.succeed(servers.map { $0.localAddress?.port ?? 0 })
 
         let start = NIODeadline.now()
         let ticker = eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(500), delay: .milliseconds(500)) { _ in
             core.value.tick(uptime: UInt64((NIODeadline.now() - start).nanoseconds / 1_000_000_000))
         }
-        // Ends by shutdown or by cancellation; both mean the same here.
-        try? await gracefulShutdown()
+        // Ends by shutdown or by cancellation, which mean the same here, or because the store has failed.
+        let ended: Result<Void, any Error>
+        do {
+            try await withTaskCancellationOrGracefulShutdownHandler {
+                try await self.end.futureResult.get()
+            } onCancelOrGracefulShutdown: {
+                self.end.succeed(())
+            }
+            ended = .success(())
+        } catch {
+            ended = .failure(error)
+        }
 
         ticker.cancel()
         for server in servers { try? await server.close().get() }
         try? await eventLoop.submit { core.value.shutDown() }.get()
+        await self.closeStore()
+        try ended.get()
+    }
+
+    /// When all that was changed is on disk.
+    private func closeStore() async {
+        guard let store = self.store else { return }
+        await withCheckedContinuation { continuation in
+            DispatchQueue.global().async {
+                store.close()
+                continuation.resume()
+            }
+        }
     }
 
     private func listen(_ listener: BrokerConfiguration.Listener) async throws -> any Channel {
@@ -193,6 +235,9 @@ public final class Broker: Service {
         let core = self.core
         return try await self.eventLoop.submit { core.value.recheckPeers() }.get()
     }
+
+    /// For tests that fill its disk.
+    package var sessionStore: SQLiteSessionStore? { self.store }
 
     /// Counts since the start.
     public func statistics() async throws -> BrokerStatistics {

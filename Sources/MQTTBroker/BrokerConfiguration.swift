@@ -45,6 +45,21 @@ public struct BrokerConfiguration: Sendable {
 
     public var limits: BrokerLimits
 
+    /// Where sessions, what waits in them and retained messages outlive this process; `nil`: in memory only.
+    public var store: Store?
+
+    /// A folder on disk for sessions that outlive their connection.
+    public struct Store: Sendable {
+        /// Made if need be; for one broker at a time.
+        public var directory: String
+        public var durability: BrokerDurability
+
+        public init(directory: String, durability: BrokerDurability = .safe) {
+            self.directory = directory
+            self.durability = durability
+        }
+    }
+
     /// Told of what happens, refusals above all. Called on the event loop: it must be quick.
     public var observer: (@Sendable (BrokerEvent) -> Void)?
 
@@ -64,6 +79,15 @@ public struct BrokerConfiguration: Sendable {
         self.observer = observer
         self.eventLoop = eventLoop
     }
+}
+
+/// What the broker's acknowledgements say of its store.
+public enum BrokerDurability: String, Sendable, CaseIterable {
+    /// What is acknowledged is on disk: PUBACK, PUBREC, PUBCOMP, SUBACK and UNSUBACK wait for it.
+    case safe
+    /// Everything is written in the same way, and nobody waits for it: what was acknowledged in the last moments
+    /// before a crash may be lost.
+    case relaxed
 }
 
 /// The broker's side of TLS.
@@ -147,6 +171,14 @@ public struct BrokerError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let notAuthorized = Code(description: "not-authorized")
         /// The broker has shut down.
         public static let closed = Code(description: "closed")
+        /// Another process has the store of sessions.
+        public static let storeInUse = Code(description: "store-in-use")
+        /// The store of sessions cannot be made, opened or kept durable.
+        public static let storeUnusable = Code(description: "store-unusable")
+        /// The store of sessions is damaged, not one of ours, or of a newer version.
+        public static let storeDamaged = Code(description: "store-damaged")
+        /// The store of sessions could not be written any more.
+        public static let storeFailed = Code(description: "store-failed")
     }
 
     public let code: Code

@@ -19,6 +19,12 @@ final class BrokerCore {
     /// The Unix second at which the uptime was 0.
     private var start: UInt64?
 
+    private let store: (any SessionStore)?
+    private let durability: BrokerDurability
+    private var backlog = StoreBacklog()
+    /// Fails when the store has given up.
+    private let end: EventLoopPromise<Void>
+
     private let observer: (@Sendable (BrokerEvent) -> Void)?
     private let logger: Logger
     private var connections: [ConnectionHandler?] = []
@@ -38,11 +44,21 @@ final class BrokerCore {
         var pending: [BusEvent] = []
     }
 
-    init(eventLoop: any EventLoop, configuration: BrokerConfiguration, logger: Logger) {
+    /// - Parameters:
+    ///   - restoring: what the store holds.
+    ///   - end: failed when the store can keep nothing any more.
+    init(
+        eventLoop: any EventLoop, configuration: BrokerConfiguration, store: (any SessionStore)?,
+        restoring: StoredState?, end: EventLoopPromise<Void>, logger: Logger
+    ) {
         self.eventLoop = eventLoop
         self.limits = configuration.limits
+        self.store = store
+        self.durability = configuration.store?.durability ?? .safe
+        self.end = end
         self.router = Router(
-            limits: configuration.limits, authorizer: configuration.authorizer, now: Self.unixSeconds)
+            limits: configuration.limits, authorizer: configuration.authorizer, restoring: restoring,
+            waitsForStore: self.durability == .safe, now: Self.unixSeconds)
         self.observer = configuration.observer
         self.logger = logger
     }
@@ -111,9 +127,9 @@ final class BrokerCore {
                 self.deliver(message, qos, retain: retain, token: token, to: local)
             case .send(let id, let packet):
                 self.handler(id)?.write(packet)
-            case .persist:
-                // Never said without a store.
-                break
+            case .persist(let change):
+                self.backlog.add(change)
+                self.scheduleFlush()
             case .close(let id, let code, let reason):
                 self.handler(id)?.close(code, reason)
             case .hold(let id):
@@ -151,6 +167,7 @@ final class BrokerCore {
 
     private func flushAll() {
         self.isFlushScheduled = false
+        self.appendChanges()
         var handlers: [ConnectionHandler] = []
         swap(&handlers, &self.dirty)
         for handler in handlers { handler.flush() }
@@ -165,6 +182,43 @@ final class BrokerCore {
         }
         self.dirtyInProcess.removeAll(keepingCapacity: true)
     }
+
+    // MARK: Storing
+
+    /// Hands the store what has changed in this tick, whole calls into the router only.
+    private func appendChanges() {
+        guard let store = self.store, let batch = self.backlog.take() else { return }
+        let bound = NIOLoopBound(self, eventLoop: self.eventLoop)
+        let eventLoop = self.eventLoop
+        let (count, bytes, last) = (batch.changes.count, batch.bytes, batch.last)
+        store.append(batch.changes) { result in
+            eventLoop.execute { bound.value.stored(count, bytes: bytes, through: last, result) }
+        }
+        self.adjustPressure()
+    }
+
+    private func stored(_ count: Int, bytes: Int, through last: UInt64, _ result: Result<Void, any Error>) {
+        switch result {
+        case .success:
+            self.backlog.remove(changes: count, bytes: bytes)
+            if self.durability == .safe { self.router.committed(through: last) }
+            self.adjustPressure()
+            self.perform()
+        case .failure(let error):
+            // At the end there is nobody left to be told, and the store has logged it.
+            if !self.isShuttingDown { self.end.fail(error) }
+        }
+    }
+
+    private func adjustPressure() {
+        guard self.backlog.measure() else { return }
+        if self.backlog.isFull { self.logger.warning("the store of sessions lags: publishers wait for it") }
+        self.router.setStoreFull(self.backlog.isFull)
+        self.perform()
+    }
+
+    /// Carries out what the router has to say of what it was restored from.
+    func begin() { self.perform() }
 
     // MARK: Time
 
@@ -215,6 +269,8 @@ final class BrokerCore {
         for handler in Array(self.handlers.values) { handler.close(.serverShuttingDown, "the broker shuts down") }
         for (_, state) in self.inProcess { state.session.end() }
         self.inProcess = [:]
+        // That everybody has left.
+        self.appendChanges()
     }
 
     // MARK: In-process sessions

@@ -109,7 +109,10 @@ struct CommandError: Error, CustomStringConvertible {
     private static func status(of error: BrokerError) -> ExitStatus {
         switch error.code {
         case .configuration, .notAuthorized: .configuration
-        case .listen: .unavailable
+        case .listen, .storeInUse: .unavailable
+        case .storeDamaged: .badData
+        case .storeUnusable: .cannotCreate
+        case .storeFailed: .io
         default: .software
         }
     }

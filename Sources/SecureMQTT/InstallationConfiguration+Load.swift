@@ -1,6 +1,7 @@
 import Configuration
 import Foundation
 import Identity
+import MQTTBroker
 import PKI
 
 extension InstallationConfiguration {
@@ -63,6 +64,8 @@ extension InstallationConfiguration {
             plaintextPort: try values.int(.brokerPlaintextPort, 0...65_535),
             certificate: values.path(.brokerCertificate),
             key: values.path(.brokerKey),
+            store: values.path(.brokerStore),
+            durability: try values.choice(.brokerDurability, default: .safe),
             allowTLS12: try values.bool(.brokerAllowTLS12, default: false),
             maximumConnections: try values.int(.brokerMaxConnections, 1...1_000_000, default: 10_000),
             maximumPacketSize: try values.int(.brokerMaxPacketSize, 1_024...16_777_216, default: 131_072),
@@ -202,6 +205,17 @@ private struct Values {
         case "false", "no", "off", "0": return false
         default: throw self.wrong(key, "'\(text)' is neither true nor false")
         }
+    }
+
+    func choice<Value: RawRepresentable<String> & CaseIterable>(
+        _ key: Key, default value: Value
+    ) throws(CommandError) -> Value {
+        guard let text = self.string(key) else { return value }
+        guard let value = Value(rawValue: text) else {
+            let names = Value.allCases.map { "'\($0.rawValue)'" }.joined(separator: " or ")
+            throw self.wrong(key, "'\(text)' is not \(names)")
+        }
+        return value
     }
 
     private func wrong(_ key: Key, _ reason: String) -> CommandError {

@@ -1,6 +1,7 @@
 import Configuration
 import Foundation
 import Identity
+import MQTTBroker
 import PKI
 import X509
 
@@ -32,6 +33,8 @@ struct InstallationConfiguration: Sendable {
         case brokerPlaintextPort = "broker.plaintext-port"
         case brokerCertificate = "broker.certificate"
         case brokerKey = "broker.key"
+        case brokerStore = "broker.store"
+        case brokerDurability = "broker.durability"
         case brokerAllowTLS12 = "broker.allow-tls12"
         case brokerMaxConnections = "broker.max-connections"
         case brokerMaxPacketSize = "broker.max-packet-size"
@@ -112,6 +115,10 @@ struct BrokerSettings: Sendable {
     /// Leaf and intermediate, and the key; nil where no broker runs.
     let certificate: String?
     let key: String?
+    /// The folder in which sessions outlive the process; nil, the default, if they don't.
+    let store: String?
+    /// What an acknowledgement says of it. Default safe.
+    let durability: BrokerDurability
     /// Accept TLS 1.2. Default false: 1.3 only.
     let allowTLS12: Bool
     /// Default 10,000.

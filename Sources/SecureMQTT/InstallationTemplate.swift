@@ -28,6 +28,10 @@ enum InstallationTemplate {
           #plaintext-port: 1883
           certificate: broker/broker.pem
           key: broker/broker.key
+          # The folder in which sessions, queued and retained messages outlive the process; without it they end with it.
+          store: broker
+          # What an acknowledgement says of them: 'safe' that they are on disk, 'relaxed' that they soon will be.
+          #durability: safe
           # Accept TLS 1.2 beside 1.3.
           #allow-tls12: false
           #max-connections: 10000

@@ -1,6 +1,7 @@
 import Foundation
 import GRDB
 public import Identity
+import Storage
 public import Telemetry
 
 /// The outbox in SQLite: WAL and `synchronous = FULL`, set, read back and insisted on, so that a commit has
@@ -21,7 +22,7 @@ public final class SQLiteOutbox: OutboxStore {
     public private(set) var summary = OutboxSummary()
 
     private let database: DatabaseQueue
-    private let lock: StateDirectoryLock?
+    private let lock: StateLock?
 
     /// The file in a state directory.
     public static func path(in directory: String) -> String { directory + "/outbox.sqlite" }
@@ -30,7 +31,14 @@ public final class SQLiteOutbox: OutboxStore {
     ///
     /// - Throws: ``OutboxError``: `locked`, `owner`, `version`, `corrupt`, `full`, `io`.
     public init(directory: String, owner: SPIFFEID, options: Options = Options()) throws(OutboxError) {
-        self.lock = try StateDirectoryLock(directory: directory)
+        if mkdir(directory, 0o700) != 0, errno != EEXIST {
+            throw OutboxError(.io, "\(directory) cannot be made: \(String(cString: strerror(errno)))")
+        }
+        do throws(StateLockError) {
+            self.lock = try StateLock(directory: directory)
+        } catch {
+            throw OutboxError(error.code == .inUse ? .locked : .io, error.reason)
+        }
         var configuration = Configuration()
         configuration.journalMode = .wal
         configuration.label = "outbox"

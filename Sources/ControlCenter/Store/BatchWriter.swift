@@ -1,5 +1,5 @@
 import GRDB
-import GRDBSQLite
+import Storage
 import Telemetry
 
 /// Writes the rows of a batch inside a transaction, binding values by hand: about twice as fast as GRDB's
@@ -259,68 +259,3 @@ private func withBytes<R>(of id: MessageID?, _ body: (UnsafeRawBufferPointer?) t
     guard let id else { return try body(nil) }
     return try id.bytes.withUnsafeBytes { try body($0) }
 }
-
-/// A prepared statement that writes a row.
-private struct Prepared {
-    private let statement: Statement
-    private let sqlite: OpaquePointer
-
-    init(_ sql: String, _ db: Database) throws {
-        self.statement = try db.cachedStatement(sql: sql)
-        self.sqlite = self.statement.sqliteStatement
-    }
-
-    /// Binds by `bind`, runs once, and unbinds: SQLite never sees a pointer that is gone.
-    ///
-    /// The values are bound without a copy (`SQLITE_STATIC`), so they must live until this returns; that is
-    /// why bytes are handed in as buffers from `withUnsafeBytes` around the call. Text is copied.
-    func run(_ bind: (Binder) -> Void) throws {
-        sqlite3_reset(self.sqlite)
-        bind(Binder(sqlite: self.sqlite))
-        let code = sqlite3_step(self.sqlite)
-        sqlite3_reset(self.sqlite)
-        guard code == SQLITE_DONE else {
-            throw DatabaseError(
-                resultCode: ResultCode(rawValue: code),
-                message: sqlite3_db_handle(self.sqlite).flatMap { String(cString: sqlite3_errmsg($0)) })
-        }
-    }
-}
-
-/// Binds the parameters of a statement, counted from 1.
-private struct Binder {
-    let sqlite: OpaquePointer
-
-    func bind(_ index: CInt, _ value: Int64) {
-        sqlite3_bind_int64(self.sqlite, index, value)
-    }
-
-    func bind(_ index: CInt, _ value: Int64?) {
-        if let value { sqlite3_bind_int64(self.sqlite, index, value) } else { sqlite3_bind_null(self.sqlite, index) }
-    }
-
-    func bind(_ index: CInt, _ value: UnsafeRawBufferPointer?) {
-        if let value {
-            sqlite3_bind_blob(self.sqlite, index, value.baseAddress, CInt(value.count), nil)
-        } else {
-            sqlite3_bind_null(self.sqlite, index)
-        }
-    }
-
-    func bind(_ index: CInt, _ value: String) {
-        var value = value
-        value.withUTF8 { utf8 in
-            _ = utf8.withMemoryRebound(to: CChar.self) { text in
-                // SQLite takes a null pointer for NULL, and an empty string has no address of its own.
-                if text.isEmpty {
-                    sqlite3_bind_text(self.sqlite, index, "", 0, sqliteTransient)
-                } else {
-                    sqlite3_bind_text(self.sqlite, index, text.baseAddress, CInt(text.count), sqliteTransient)
-                }
-            }
-        }
-    }
-}
-
-/// SQLite copies the value (`SQLITE_TRANSIENT`, a macro that Swift does not import).
-private let sqliteTransient = unsafeBitCast(-1, to: sqlite3_destructor_type.self)

@@ -1,5 +1,6 @@
 import Foundation
 import GRDB
+import Storage
 public import Telemetry
 
 /// The control center's database: a ``LedgerStore`` in SQLite, in a state directory that one process holds.
@@ -35,7 +36,11 @@ public final class ControlCenterStore: LedgerStore, Sendable {
         } catch {
             throw ControlCenterError(.stateUnusable, "cannot make the folder \(directory): \(error)")
         }
-        self.lock = try StateLock(directory: directory)
+        do throws(StateLockError) {
+            self.lock = try StateLock(directory: directory)
+        } catch {
+            throw ControlCenterError(error.code == .inUse ? .stateInUse : .stateUnusable, error.reason)
+        }
         do {
             var configuration = Configuration()
             configuration.foreignKeysEnabled = false

@@ -51,15 +51,16 @@ struct ServerParts: Sendable {
         limits.maximumConnections = settings.maximumConnections
         limits.maximumQueuedMessages = settings.maximumQueuedMessages
         limits.maximumQueuedBytes = settings.maximumQueuedBytes
-        return try Broker(
-            configuration: BrokerConfiguration(
-                listeners: listeners, tls: tls,
-                admission: PeerAdmission(gate: self.gate, now: { .now }), limits: limits,
-                observer: { event in
-                    Self.log(event, logger)
-                    observer?(event)
-                }),
-            logger: logger)
+        var configuration = BrokerConfiguration(
+            listeners: listeners, tls: tls, admission: PeerAdmission(gate: self.gate, now: { .now }), limits: limits,
+            observer: { event in
+                Self.log(event, logger)
+                observer?(event)
+            })
+        configuration.store = settings.store.map {
+            BrokerConfiguration.Store(directory: $0, durability: settings.durability)
+        }
+        return try Broker(configuration: configuration, logger: logger)
     }
 
     /// Without TLS a client is who its user name says: a SPIFFE ID.
