@@ -139,7 +139,7 @@ let package = Package(
             name: "MQTTBrokerTests",
             dependencies: [
                 "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport",
-                nio, nioPosix, nioSSL, nioEmbedded, logging,
+                nio, nioPosix, nioSSL, nioHTTP1, nioEmbedded, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(

@@ -32,6 +32,8 @@ final class BrokerCore {
     /// Connections with packets left over from their last turn, in order.
     private var line: [ConnectionHandler] = []
     private var isTurnScheduled = false
+    /// Whether anybody took the broker's figures when they were last published.
+    private var hasReaders = false
     private var isFlushScheduled = false
     private var refusalLog: RefusalLog
     private var isPerforming = false
@@ -217,6 +219,27 @@ final class BrokerCore {
         self.dirtyInProcess.removeAll(keepingCapacity: true)
     }
 
+    // MARK: $SYS
+
+    /// Somebody has subscribed to the broker's figures: they come at once, and then every ten seconds.
+    func figuresAreWanted() {
+        self.hasReaders = true
+        self.publishFigures()
+    }
+
+    private func publishFigures() {
+        guard self.hasReaders else { return }
+        var wasTaken = false
+        let seconds = self.ticks / Self.ticksPerSecond
+        for (name, value) in [("uptime", seconds)] + self.statistics.figures {
+            guard let topic = try? TopicName("$SYS/broker/\(name)") else { continue }
+            if self.router.publishOwn(topic, ByteBuffer(string: String(value))) { wasTaken = true }
+        }
+        // Until somebody subscribes again.
+        self.hasReaders = wasTaken
+        self.perform()
+    }
+
     // MARK: Time
 
     /// Called twice a second.
@@ -225,6 +248,7 @@ final class BrokerCore {
         self.router.advance(to: uptime)
         for handler in Array(self.handlers.values) { handler.checkDeadlines() }
         if self.ticks.isMultiple(of: 60 * Self.ticksPerSecond) { self.recheckPeers() }
+        if self.ticks.isMultiple(of: 10 * Self.ticksPerSecond) { self.publishFigures() }
         self.perform()
     }
 

@@ -303,6 +303,11 @@ final class ConnectionHandler: ChannelDuplexHandler {
                 count += 1
                 if case .publish(let publish) = packet { self.core.transport.messagesReceivedByQoS.add(publish.qos) }
                 self.handle(packet)
+                if case .subscribe(let subscribe) = packet,
+                    subscribe.subscriptions.contains(where: { $0.filter.rawValue.hasPrefix("$SYS/") })
+                {
+                    self.core.figuresAreWanted()
+                }
             }
         } catch {
             self.fail(error)

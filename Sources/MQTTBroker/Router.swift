@@ -630,6 +630,22 @@ package struct Router {
         return nil
     }
 
+    /// A message of the broker's own, below `$SYS`: not retained, QoS 0, and nobody is asked whether it may be.
+    ///
+    /// - Returns: whether anybody has subscribed to it.
+    mutating func publishOwn(_ topic: TopicName, _ payload: ByteBuffer) -> Bool {
+        let targets = self.targets(topic, publisher: nil)
+        guard !targets.isEmpty else { return false }
+        let publish = Publish(topic: topic, payload: payload, qos: .atMostOnce, packetID: 0)
+        let message = Message(publish, sender: nil, now: self.now, isKept: true)
+        for target in targets {
+            self.deliver(
+                message, to: target.session, qos: .atMostOnce, retain: false,
+                subscriptionIDs: target.subscriptionIDs, settlement: nil)
+        }
+        return true
+    }
+
     // MARK: Delivering
 
     /// - Returns: whether an in-process session will settle it.

@@ -6,7 +6,7 @@ struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
         abstract: "Measure this machine.",
-        subcommands: [BenchIngestCommand.self, BenchEndToEndCommand.self])
+        subcommands: [BenchIngestCommand.self, BenchEndToEndCommand.self, BenchBrokerCommand.self])
 }
 
 struct BenchIngestCommand: AsyncParsableCommand {

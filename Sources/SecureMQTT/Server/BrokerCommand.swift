@@ -1,5 +1,6 @@
 import ArgumentParser
 import Logging
+import MQTTBroker
 
 struct BrokerCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -11,7 +12,8 @@ struct BrokerCommand: AsyncParsableCommand {
 
             EXAMPLES
               secure-mqtt broker --config /srv/energy/secure-mqtt.yaml
-            """)
+            """,
+        subcommands: [BrokerStatusCommand.self])
 
     @OptionGroup
     var options: ConfigurationOptions
@@ -22,9 +24,11 @@ struct BrokerCommand: AsyncParsableCommand {
     func run() async throws {
         self.logging.bootstrap()
         let parts = try ServerParts(try await self.options.load())
+        OpenFiles.raiseLimit(
+            for: parts.configuration.broker.limits.maximumConnections, logger: Logger(label: "broker"))
         let broker = try parts.makeBroker()
-        let watch = RevocationWatch(
-            trust: parts.configuration.trust, gate: parts.gate, broker: broker, logger: Logger(label: "revocation"))
+        let watch = TrustWatch(
+            parts: parts, broker: broker, logger: Logger(label: "trust"))
         try await runServices(
             [broker, ListeningNotice(broker: broker), watch], logger: Logger(label: "broker"))
     }
