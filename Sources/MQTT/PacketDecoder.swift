@@ -24,6 +24,9 @@ public struct PacketDecoder: Sendable {
     /// Of the packets that come; `nil` until CONNECT has said it.
     public private(set) var version: ProtocolVersion?
 
+    /// At a server: what a CONNECT that was refused said it was, so that the refusal can be said in its version.
+    public private(set) var refusedVersion: ProtocolVersion?
+
     /// The largest packet that is taken, in bytes with its fixed header.
     public var maximumPacketSize: Int
 
@@ -188,7 +191,14 @@ public struct PacketDecoder: Sendable {
         let packet: Packet
         switch header.type {
         case .connect:
-            let connect = try reader.connect()
+            let connect: Connect
+            do throws(MQTTError) {
+                connect = try reader.connect()
+                guard reader.isAtEnd else { throw .malformed("bytes are left over behind CONNECT's last field") }
+            } catch {
+                if error.code != .unsupportedVersion { self.refusedVersion = reader.connectVersion }
+                throw error
+            }
             self.version = connect.version
             packet = .connect(connect)
         case .connAck: packet = .connAck(try reader.connAck())

@@ -170,24 +170,30 @@ extension Publish {
 
     /// As ``Packet/encode(into:version:)``, without the detour over ``Packet``.
     ///
+    /// - Parameter omitsTopic: the receiver knows it by the topic alias in the properties (MQTT 5.0 section 3.3.2.3.4).
     /// - Throws: ``MQTTError`` with code `not-encodable`; then nothing was written.
-    public func encode(into buffer: inout ByteBuffer, version: ProtocolVersion) throws(MQTTError) {
-        let header = try self.headerSize(version: version)
+    public func encode(
+        into buffer: inout ByteBuffer, version: ProtocolVersion, omitsTopic: Bool = false
+    ) throws(MQTTError) {
+        let header = try self.headerSize(version: version, omitsTopic: omitsTopic)
         let body = header + self.payload.readableBytes
         buffer.reserveCapacity(minimumWritableBytes: 1 + variableByteIntegerSize(body) + body)
         buffer.write(byte: self.firstByte)
         buffer.write(variable: body)
-        self.writeHeader(to: &buffer, version: version)
+        self.writeHeader(to: &buffer, version: version, omitsTopic: omitsTopic)
         buffer.write(buffer: self.payload)
     }
 
-    private func headerSize(version: ProtocolVersion) throws(MQTTError) -> Int {
+    private func headerSize(version: ProtocolVersion, omitsTopic: Bool = false) throws(MQTTError) -> Int {
         guard (self.packetID != 0) == (self.qos != .atMostOnce), self.qos != .atMostOnce || !self.isDuplicate else {
             throw MQTTError(
                 .notEncodable, "a PUBLISH has a packet identifier and may be a duplicate only above QoS 0")
         }
+        guard !omitsTopic || (version == .v5_0 && self.properties.topicAlias != nil) else {
+            throw MQTTError(.notEncodable, "a PUBLISH without a topic needs a topic alias (MQTT-3.3.2-8)")
+        }
         var counter = SizeCounter()
-        self.writeHeader(to: &counter, version: version)
+        self.writeHeader(to: &counter, version: version, omitsTopic: omitsTopic)
         let header = counter.count
         counter.write(buffer: self.payload)
         try counter.check()
@@ -198,8 +204,8 @@ extension Publish {
         0x30 | (self.isDuplicate ? 8 : 0) | self.qos.rawValue << 1 | (self.retain ? 1 : 0)
     }
 
-    fileprivate func writeHeader(to sink: inout some WireSink, version: ProtocolVersion) {
-        sink.write(checked: self.topic.rawValue)
+    fileprivate func writeHeader(to sink: inout some WireSink, version: ProtocolVersion, omitsTopic: Bool = false) {
+        if omitsTopic { sink.write(short: 0) } else { sink.write(checked: self.topic.rawValue) }
         if self.qos != .atMostOnce { sink.write(short: self.packetID) }
         sink.write(properties: self.properties, version: version)
     }

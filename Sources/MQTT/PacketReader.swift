@@ -6,6 +6,8 @@ import NIOCore
 struct PacketReader {
     private var bytes: ByteBuffer
     private var version: ProtocolVersion
+    /// What a CONNECT says, as soon as it was read.
+    private(set) var connectVersion: ProtocolVersion?
 
     init(bytes: ByteBuffer, version: ProtocolVersion) {
         self.bytes = bytes
@@ -190,6 +192,7 @@ struct PacketReader {
             throw MQTTError(.unsupportedVersion, "only MQTT 3.1.1 and 5.0 are spoken here (MQTT-3.1.2-1, 3.1.2-2)")
         }
         self.version = version
+        self.connectVersion = version
         let flags = try self.byte()
         guard flags & 0x01 == 0 else { throw .malformed("CONNECT's reserved flag is set (MQTT-3.1.2-3)") }
         let hasWill = flags & 0x04 != 0

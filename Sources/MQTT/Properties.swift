@@ -67,6 +67,10 @@ public struct Properties: Hashable, Sendable {
     public var messageExpiryInterval: UInt32? {
         self.first { if case .messageExpiryInterval(let value) = $0 { value } else { nil } }
     }
+    /// Seconds; absent means 0.
+    public var willDelayInterval: UInt32? {
+        self.first { if case .willDelayInterval(let value) = $0 { value } else { nil } }
+    }
     /// Those of one SUBSCRIBE (at most one) or of a PUBLISH to a client (one for each subscription that matched).
     public var subscriptionIdentifiers: [UInt32] {
         self.all.compactMap { if case .subscriptionIdentifier(let value) = $0 { value } else { nil } }

@@ -13,11 +13,23 @@ public protocol Authorizer: Sendable {
 
     /// - Returns: `nil` if the peer may have a session; else one word.
     func refusalToConnect(_ peer: PeerIdentity) -> String?
+
+    /// Whether the broker may publish this for the peer when its connection ends without a word. Asked when it
+    /// connects.
+    ///
+    /// - Returns: `nil` if so; else one word. Whoever may publish may have a will, unless implemented otherwise.
+    func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String?
+}
+
+extension Authorizer {
+    public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {
+        self.refusalToPublish(topic, isRetained: isRetained, by: peer)
+    }
 }
 
 /// The topic table of the design: each auditor on its own topics, the control center on its own, operators
-/// read, a broker's certificate opens no session, and only the three topics of the control center that
-/// are meant for it are retained.
+/// read, a broker's certificate opens no session, only the three topics of the control center that are meant
+/// for it are retained, and wills are for auditors, on their own alerts.
 public struct TopicTableAuthorizer: Authorizer {
     public init() {}
 
@@ -32,5 +44,10 @@ public struct TopicTableAuthorizer: Authorizer {
 
     public func refusalToConnect(_ peer: PeerIdentity) -> String? {
         peer.spiffeID.role == .broker ? "role" : nil
+    }
+
+    public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {
+        TopicTable.refusalOfWill(
+            topic.rawValue, isRetained: isRetained, by: peer.spiffeID.role, peer.spiffeID.id)?.rawValue
     }
 }

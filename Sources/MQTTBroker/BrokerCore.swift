@@ -1,3 +1,4 @@
+import Foundation
 import Identity
 import Logging
 import MQTT
@@ -19,6 +20,8 @@ final class BrokerCore {
     var transport = BrokerStatistics()
     var addresses: ConnectionTable<NetworkAddress>
     var identities: ConnectionTable<String>
+    /// The Unix second at which the uptime was 0.
+    private var start: UInt64?
 
     private let observer: (@Sendable (BrokerEvent) -> Void)?
     private let logger: Logger
@@ -48,7 +51,8 @@ final class BrokerCore {
     init(eventLoop: any EventLoop, configuration: BrokerConfiguration, logger: Logger) {
         self.eventLoop = eventLoop
         self.limits = configuration.limits
-        self.router = Router(limits: configuration.limits, authorizer: configuration.authorizer)
+        self.router = Router(
+            limits: configuration.limits, authorizer: configuration.authorizer, now: Self.unixSeconds)
         self.observer = configuration.observer
         self.logger = logger
         let limits = configuration.limits
@@ -67,10 +71,14 @@ final class BrokerCore {
         var all = self.transport
         all.sockets = self.handlers.count
         all.include(self.router.statistics)
+        all.queuedMessages = self.router.totals.messages
+        all.queuedBytes = self.router.totals.bytes
         return all
     }
 
     static let ticksPerSecond: UInt64 = 2
+
+    private static var unixSeconds: UInt64 { UInt64(max(0, Date().timeIntervalSince1970)) }
 
     // MARK: Connections
 
@@ -142,6 +150,9 @@ final class BrokerCore {
                 self.deliver(message, qos, retain: retain, token: token, to: local)
             case .send(let id, let packet):
                 self.handler(id)?.write(packet)
+            case .persist:
+                // Never said without a store.
+                break
             case .close(let id, let code, let reason):
                 self.handler(id)?.close(code, reason)
             case .hold(let id):
@@ -243,9 +254,14 @@ final class BrokerCore {
     // MARK: Time
 
     /// Called twice a second.
+    ///
+    /// - Parameter uptime: seconds of a clock that nobody sets. The router's time is the calendar's at the first
+    ///   tick and goes on by this one: no expiry jumps when somebody sets the system's clock.
     func tick(uptime: UInt64) {
         self.ticks += 1
-        self.router.advance(to: uptime)
+        let start = self.start ?? Self.unixSeconds - min(uptime, Self.unixSeconds)
+        self.start = start
+        self.router.advance(to: start + uptime)
         for handler in Array(self.handlers.values) { handler.checkDeadlines() }
         if self.ticks.isMultiple(of: 60 * Self.ticksPerSecond) { self.recheckPeers() }
         if self.ticks.isMultiple(of: 10 * Self.ticksPerSecond) { self.publishFigures() }
@@ -285,6 +301,8 @@ final class BrokerCore {
 
     func shutDown() {
         self.isShuttingDown = true
+        self.router.publishWillsAtShutdown()
+        self.perform()
         for handler in Array(self.handlers.values) { handler.close(.serverShuttingDown, "the broker shuts down") }
         for (_, state) in self.inProcess { state.session.end() }
         self.inProcess = [:]

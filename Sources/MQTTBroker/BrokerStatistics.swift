@@ -66,7 +66,5 @@ public struct BrokerStatistics: Hashable, Sendable {
         self.messagesDropped = router.messagesDropped
         self.publishesRefused = router.publishesRefused
         self.subscriptionsRefused = router.subscriptionsRefused
-        self.queuedMessages = router.queuedMessages
-        self.queuedBytes = router.queuedBytes
     }
 }

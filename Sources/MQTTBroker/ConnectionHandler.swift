@@ -36,6 +36,9 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private(set) var peer: PeerIdentity?
     private(set) var id: ConnectionID?
     private var version = ProtocolVersion.v3_1_1
+    /// The largest packet that the client takes, in bytes.
+    private var maximumPacketSize = Int.max
+    private var aliases = OutboundAliases(maximum: 0)
 
     private var out = ByteBuffer()
     private var isDirty = false
@@ -381,11 +384,14 @@ final class ConnectionHandler: ChannelDuplexHandler {
                 self.closeAfterFlush()
             }
             return
-        case .pubRec, .pubRel, .pubComp:
-            self.close(.protocolError, "an acknowledgement of QoS 2, which was never agreed on")
-            return
+        case .pubRec(let pubRec):
+            self.core.router.received(pubRec, from: id)
+        case .pubRel(let pubRel):
+            self.core.router.release(pubRel.packetID, from: id)
+        case .pubComp(let pubComp):
+            self.core.router.completed(pubComp.packetID, from: id)
         case .auth:
-            self.close(.protocolError, "AUTH without an authentication method")
+            self.close(.protocolError, "AUTH without an authentication method (section 4.12)")
             return
         case .connect, .connAck, .subAck, .unsubAck, .pingResp:
             // The decoder lets none of these through.
@@ -396,6 +402,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     private func connect(_ connect: Connect) {
         self.version = connect.version
+        self.maximumPacketSize = connect.properties.maximumPacketSize.map { Int($0) } ?? .max
         guard let peer = self.peer ?? self.identify?(connect) else {
             self.refuse(.notAuthorized, "nobody that is known here", connect)
             return
@@ -413,6 +420,9 @@ final class ConnectionHandler: ChannelDuplexHandler {
             self.id = id
             self.phase = .open
             self.core.transport.connectionsAccepted += 1
+            self.decoder.topicAliasMaximum = connect.version == .v5_0 ? self.core.limits.topicAliasMaximum : 0
+            self.aliases = OutboundAliases(
+                maximum: min(connect.properties.topicAliasMaximum ?? 0, self.core.limits.topicAliasMaximum))
             // One and a half times what was agreed on (MQTT-3.1.2-22), to the next tick.
             self.keepAlive = (UInt64(keepAlive) * 3 * BrokerCore.ticksPerSecond + 1) / 2
             self.write(.connAck(connAck))
@@ -439,6 +449,14 @@ final class ConnectionHandler: ChannelDuplexHandler {
         }
         if self.phase == .waiting, error.code == .unsupportedVersion {
             self.write(.connAck(ConnAck(sessionPresent: false, reasonCode: .unsupportedProtocolVersion)))
+        } else if self.phase == .waiting, self.decoder.refusedVersion == .v5_0 {
+            // 3.1.1 has no return code for it: there the connection just ends.
+            self.version = .v5_0
+            self.write(
+                .connAck(
+                    ConnAck(
+                        sessionPresent: false, reasonCode: error.reasonCode, properties: [.reasonString(error.reason)]))
+            )
         }
         self.close(error.reasonCode, error.reason)
     }
@@ -501,8 +519,24 @@ final class ConnectionHandler: ChannelDuplexHandler {
     func write(_ packet: Packet) {
         guard self.phase != .closed else { return }
         self.markDirty()
+        let start = self.out.writerIndex
         do throws(MQTTError) {
             try packet.encode(into: &self.out, version: self.version)
+            guard self.out.writerIndex - start > self.maximumPacketSize else { return }
+            // Too large for this client (MQTT-3.1.2-24): without its words it may fit (MQTT-3.2.2-19, 3.14.2-3).
+            self.out.moveWriterIndex(to: start)
+            switch packet {
+            case .disconnect(let disconnect):
+                let short = Packet.disconnect(Disconnect(reasonCode: disconnect.reasonCode))
+                guard try short.encodedSize(version: self.version) <= self.maximumPacketSize else { return }
+                try short.encode(into: &self.out, version: self.version)
+            case .connAck(let connAck) where connAck.reasonCode.isFailure:
+                let short = Packet.connAck(ConnAck(sessionPresent: false, reasonCode: connAck.reasonCode))
+                guard try short.encodedSize(version: self.version) <= self.maximumPacketSize else { return }
+                try short.encode(into: &self.out, version: self.version)
+            default:
+                self.close(.packetTooLarge, "an answer is larger than the client takes")
+            }
         } catch {
             self.close(.implementationSpecificError, "\(error)")
         }
@@ -523,11 +557,12 @@ final class ConnectionHandler: ChannelDuplexHandler {
         guard self.phase == .open else { return }
         self.markDirty()
         self.core.transport.messagesSentByQoS.add(header.qos)
-        let publish = message.publish(
+        var publish = message.publish(
             qos: header.qos, retain: header.retain, isDuplicate: header.isDuplicate, packetID: header.packetID,
             subscriptionIDs: header.subscriptionIDs, now: now)
         do throws(MQTTError) {
-            try publish.encode(into: &self.out, version: self.version)
+            let isKnown = try self.aliases.apply(to: &publish, maximumPacketSize: self.maximumPacketSize)
+            try publish.encode(into: &self.out, version: self.version, omitsTopic: isKnown)
         } catch {
             self.close(.implementationSpecificError, "\(error)")
         }

@@ -1,3 +1,5 @@
+public import MQTT
+
 /// What one broker holds for its clients. All bounds are per broker process.
 public struct BrokerLimits: Sendable {
     /// The largest packet, in bytes with its fixed header; announced in 5.0.
@@ -8,12 +10,24 @@ public struct BrokerLimits: Sendable {
     public var maximumSessionsPerIdentity = 16
     /// Subscriptions of one session.
     public var maximumSubscriptionsPerSession = 256
-    /// Messages of QoS 1 that a client may have sent without PUBACK: our Receive Maximum. At a client of
-    /// 3.1.1, which is not told, reading stops until one is settled.
+    /// The highest QoS: announced in 5.0, where a publish above it ends the connection with 0x9B; subscriptions
+    /// are granted no more.
+    public var maximumQoS = QoS.exactlyOnce
+    /// Whether messages are retained: announced in 5.0; a retained publish ends the connection with 0x9A if not.
+    public var isRetainAvailable = true
+    /// Topic aliases that a client of 5.0 may use, and that it is sent if it takes them. At most this many topic
+    /// names are kept for each direction of a connection. 0 is none.
+    public var topicAliasMaximum: UInt16 = 32
+    /// The largest payload, in bytes; a larger one is answered with 0x97. None beside that of the packet unless set.
+    public var maximumPayloadSize = Int.max
+    /// Filters that nobody may subscribe to, nor to any that they cover, whatever the authorizer says.
+    public var deniedSubscriptions: [TopicFilter] = []
+    /// Messages of QoS 1 and 2 that a client may have sent without PUBACK or PUBCOMP: our Receive Maximum. At a
+    /// client of 3.1.1, which is not told, reading stops until one of those that wait for us is answered.
     public var receiveMaximum: UInt16 = 256
-    /// Messages of QoS 1 sent to a client without its PUBACK; its own Receive Maximum may be lower.
+    /// Messages of QoS 1 and 2 sent to a client and not acknowledged; its own Receive Maximum may be lower.
     public var maximumInflight = 256
-    /// Messages of QoS 1 that wait for a client, beyond those in flight.
+    /// Messages that wait for a client, beyond those in flight.
     public var maximumQueuedMessages = 100_000
     /// Their payloads, in bytes.
     public var maximumQueuedBytes = 64 * 1_024 * 1_024
@@ -34,7 +48,7 @@ public struct BrokerLimits: Sendable {
     /// Their payloads, in bytes.
     public var maximumInProcessBytes = 32 * 1_024 * 1_024
     /// Bytes written but not taken by a client before it counts as slow: above, messages of QoS 0 to it are
-    /// dropped, those of QoS 1 queued.
+    /// dropped, the others queued.
     public var slowConsumerBytes = 256 * 1_024
     /// Payloads that wait for clients, in bytes, over all sessions. Beyond, the session with the most of them
     /// loses its own new messages as if its queue were full.

@@ -12,6 +12,9 @@ package final class Message {
     /// The second of the broker's clock from which it is no longer delivered.
     package let expiry: UInt64?
 
+    /// Its number in the store; 0 if it has none yet.
+    var number: UInt64 = 0
+
     private var isKept: Bool
 
     /// - Parameters:
@@ -27,13 +30,27 @@ package final class Message {
         } else {
             self.properties = publish.properties.filter {
                 switch $0 {
-                case .topicAlias, .subscriptionIdentifier: false
+                case .topicAlias, .subscriptionIdentifier, .willDelayInterval: false
                 default: true
                 }
             }
             self.expiry = publish.properties.messageExpiryInterval.map { now + UInt64($0) }
         }
     }
+
+    /// As a former process stored it.
+    init(_ stored: StoredMessage) {
+        self.topic = stored.topic
+        self.payload = stored.payload
+        self.properties = stored.properties
+        self.sender = stored.sender
+        self.expiry = stored.expiry
+        self.number = stored.number
+        self.isKept = true
+    }
+
+    /// Whether it is too late to begin to deliver it.
+    func hasExpired(_ now: UInt64) -> Bool { self.expiry.map { $0 <= now } ?? false }
 
     /// Makes the payload the message's own, before it outlives the read that brought it: a slice would keep
     /// a whole receive buffer alive.

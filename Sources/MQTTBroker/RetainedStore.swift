@@ -34,23 +34,29 @@ struct RetainedStore {
     func matching(_ filter: TopicFilter, now: UInt64) -> [Entry] {
         if !filter.hasWildcard {
             guard let topic = try? TopicName(String(filter.pattern)), let entry = self.entries[topic],
-                !entry.isExpired(now)
+                !entry.message.hasExpired(now)
             else { return [] }
             return [entry]
         }
-        return self.entries.values.filter { filter.matches($0.message.topic) && !$0.isExpired(now) }
+        return self.entries.values.filter { filter.matches($0.message.topic) && !$0.message.hasExpired(now) }
     }
 
-    mutating func removeExpired(now: UInt64) {
-        for (topic, entry) in self.entries where entry.isExpired(now) {
+    /// Takes up one that a former process stored, whatever the limits are now.
+    mutating func restore(_ message: Message, qos: QoS) {
+        self.bytes += message.payload.readableBytes
+        self.entries[message.topic] = Entry(message: message, qos: qos)
+    }
+
+    func contains(_ topic: TopicName) -> Bool { self.entries[topic] != nil }
+
+    /// - Returns: the topics that have none any more.
+    mutating func removeExpired(now: UInt64) -> [TopicName] {
+        var removed: [TopicName] = []
+        for (topic, entry) in self.entries where entry.message.hasExpired(now) {
             self.bytes -= entry.message.payload.readableBytes
             self.entries[topic] = nil
+            removed.append(topic)
         }
+        return removed
     }
-
-    var count: Int { self.entries.count }
-}
-
-extension RetainedStore.Entry {
-    fileprivate func isExpired(_ now: UInt64) -> Bool { self.message.expiry.map { $0 <= now } ?? false }
 }

@@ -3,9 +3,11 @@ package import MQTT
 /// Who subscribed to what, found by walking a topic's levels: the cost depends on the topic, not on the
 /// number of subscriptions.
 package struct SubscriptionTree {
-    /// One subscription of one session.
+    /// One subscription of one session, or one shared subscription.
     package struct Entry {
+        /// -1 if it is shared: then no session has this place.
         package var session: Int
+        package var share: Share?
         package var qos: QoS
         package var noLocal: Bool
         package var retainAsPublished: Bool
@@ -18,6 +20,14 @@ package struct SubscriptionTree {
             self.retainAsPublished = retainAsPublished
             self.identifier = identifier
         }
+
+        /// What counts of a shared subscription are its members' options.
+        init(_ share: Share) {
+            self.init(session: -1, qos: .exactlyOnce, noLocal: false, retainAsPublished: true, identifier: nil)
+            self.share = share
+        }
+
+        func isOf(_ session: Int, _ share: Share?) -> Bool { self.session == session && self.share === share }
     }
 
     /// Changes whenever an answer of ``forEachMatch(_:_:)`` may.
@@ -64,23 +74,32 @@ package struct SubscriptionTree {
 
     /// Removes a session's subscription, and the branches that nobody needs any more.
     package mutating func remove(session: Int, _ filter: TopicFilter) {
-        self.generation += 1
-        let levels = filter.pattern.split(separator: "/", omittingEmptySubsequences: false)
-        self.remove(session, levels[...], from: 0)
+        self.remove(session: session, share: nil, filter)
     }
 
-    private mutating func remove(_ session: Int, _ levels: ArraySlice<Substring>, from node: Int) {
+    /// Removes a shared subscription, that has no members any more.
+    mutating func remove(_ share: Share) { self.remove(session: -1, share: share, share.filter) }
+
+    private mutating func remove(session: Int, share: Share?, _ filter: TopicFilter) {
+        self.generation += 1
+        let levels = filter.pattern.split(separator: "/", omittingEmptySubsequences: false)
+        self.remove(session, share, levels[...], from: 0)
+    }
+
+    private mutating func remove(
+        _ session: Int, _ share: Share?, _ levels: ArraySlice<Substring>, from node: Int
+    ) {
         guard let level = levels.first else {
-            self.nodes[node].exact.removeAll { $0.session == session }
+            self.nodes[node].exact.removeAll { $0.isOf(session, share) }
             return
         }
         if level == "#" {
-            self.nodes[node].multi.removeAll { $0.session == session }
+            self.nodes[node].multi.removeAll { $0.isOf(session, share) }
             return
         }
         let key = Level(level)
         guard let next = level == "+" ? self.nodes[node].plus : self.nodes[node].children[key] else { return }
-        self.remove(session, levels.dropFirst(), from: next)
+        self.remove(session, share, levels.dropFirst(), from: next)
         let below = self.nodes[next]
         if below.children.isEmpty, below.plus == nil, below.exact.isEmpty, below.multi.isEmpty {
             if level == "+" { self.nodes[node].plus = nil } else { self.nodes[node].children[key] = nil }
@@ -113,7 +132,7 @@ package struct SubscriptionTree {
     }
 
     private static func replace(_ entry: Entry, in entries: inout [Entry]) {
-        if let index = entries.firstIndex(where: { $0.session == entry.session }) {
+        if let index = entries.firstIndex(where: { $0.isOf(entry.session, entry.share) }) {
             entries[index] = entry
         } else {
             entries.append(entry)

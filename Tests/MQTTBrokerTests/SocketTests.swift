@@ -85,7 +85,7 @@ struct SocketTests {
         }
     }
 
-    @Test("Who is not known, or a broker, or has a will, is refused in CONNACK")
+    @Test("Who is not known, or a broker, or has a will where it may not, is refused in CONNACK")
     func connectRefused() async throws {
         try await TestBroker.withPlaintext { broker in
             let stranger = try await RawClient.connect(port: broker.port)
@@ -101,11 +101,11 @@ struct SocketTests {
 
             let mortal = try await RawClient.connect(port: broker.port)
             let will = Will(
-                topic: try TopicName("audits/alerts/auditor-1"), payload: [], qos: .atMostOnce, retain: false)
+                topic: try TopicName("audits/measures/auditor-1"), payload: [], qos: .atMostOnce, retain: false)
             try await mortal.send(.connect(Connect(version: .v5_0, clientID: "c", will: will, username: "auditor-1")))
             let refusal = try await mortal.expectConnAck()
             #expect(refusal.reasonCode == .notAuthorized)
-            #expect(refusal.properties.reasonString == "wills are not supported")
+            #expect(refusal.properties.reasonString == "may not have a will there: topic")
             #expect(broker.events.all.filter { if case .connectRefused = $0 { true } else { false } }.count == 3)
         }
     }
@@ -129,7 +129,7 @@ struct SocketTests {
                 ([0xC1, 0x00], .malformedPacket), ([0xD0, 0x00], .protocolError),
                 ([0x36, 0x05, 0, 1, 0x61, 0, 1], .malformedPacket),
                 ([0x82, 0x06, 0, 1, 0, 0, 0, 0], .topicFilterInvalid),
-                ([0x50, 0x02, 0, 1], .protocolError), ([0xF0, 0x00], .protocolError),
+                ([0xF0, 0x00], .protocolError),
             ]
             for (bytes, code) in cases {
                 let (client, _) = try await broker.connect("auditor-1")
@@ -149,16 +149,104 @@ struct SocketTests {
         }
     }
 
-    @Test("QoS 2 is announced as not available and ends a connection that uses it")
-    func qosTwo() async throws {
+    @Test("QoS 2 goes its four steps in both directions", arguments: ProtocolVersion.allCases)
+    func qosTwo(version: ProtocolVersion) async throws {
         try await TestBroker.withPlaintext { broker in
-            let (five, connAck) = try await broker.connect("auditor-1")
-            #expect(connAck.properties.maximumQoS == .atLeastOnce)
-            try await five.publish("audits/measures/auditor-1", qos: .exactlyOnce)
-            #expect(try await five.expectDisconnect() == .qosNotSupported)
-            let (three, _) = try await broker.connect("auditor-1", version: .v3_1_1)
-            try await three.publish("audits/measures/auditor-1", qos: .exactlyOnce)
-            #expect(try await three.expectEnd())
+            let (subscriber, _) = try await broker.connect("operator-1", version: version)
+            #expect(try await subscriber.subscribe("audits/#", qos: .exactlyOnce) == [.grantedQoS2])
+            let (publisher, _) = try await broker.connect("auditor-1", version: version)
+            try await publisher.publish("audits/measures/auditor-1", "once", qos: .exactlyOnce, id: 9)
+            #expect(try await publisher.next() == .pubRec(PubRec(packetID: 9)))
+            try await publisher.publish("audits/measures/auditor-1", "once", qos: .exactlyOnce, id: 9)
+            #expect(try await publisher.next() == .pubRec(PubRec(packetID: 9)))
+            try await publisher.send(.pubRel(PubRel(packetID: 9)))
+            #expect(try await publisher.next() == .pubComp(PubComp(packetID: 9)))
+            let publish = try await subscriber.expectPublish()
+            #expect(publish.qos == .exactlyOnce)
+            #expect(publish.packetID == 1)
+            try await subscriber.send(.pubRec(PubRec(packetID: 1)))
+            #expect(try await subscriber.next() == .pubRel(PubRel(packetID: 1)))
+            try await subscriber.send(.pubComp(PubComp(packetID: 1)))
+            try await subscriber.ping()
+        }
+    }
+
+    @Test("A will is published when the connection ends without a word, and not after DISCONNECT")
+    func will() async throws {
+        try await TestBroker.withPlaintext { broker in
+            let (operator1, _) = try await broker.connect("operator-1")
+            try await operator1.subscribe("audits/alerts/+")
+            let will = Will(
+                topic: try TopicName("audits/alerts/auditor-1"), payload: Array("gone".utf8), qos: .atLeastOnce,
+                retain: false)
+            for isPolite in [true, false] {
+                let mortal = try await RawClient.connect(port: broker.port)
+                try await mortal.send(
+                    .connect(Connect(version: .v5_0, clientID: "c", will: will, username: "auditor-1")))
+                #expect(try await mortal.expectConnAck().reasonCode == .success)
+                if isPolite {
+                    try await mortal.send(.disconnect(Disconnect()))
+                    #expect(try await mortal.expectEnd())
+                } else {
+                    try await mortal.drop()
+                }
+            }
+            #expect(String(buffer: try await operator1.expectPublish().payload) == "gone")
+            try await operator1.ping()
+        }
+    }
+
+    @Test("Topic aliases are used in both directions, within what each side allows")
+    func topicAliases() async throws {
+        try await TestBroker.withPlaintext { broker in
+            let (subscriber, _) = try await broker.connect("operator-1", properties: [.topicAliasMaximum(1)])
+            try await subscriber.subscribe("audits/#", qos: .atMostOnce)
+            let (publisher, connAck) = try await broker.connect("auditor-1")
+            #expect(connAck.properties.topicAliasMaximum == BrokerLimits().topicAliasMaximum)
+            let topic = "audits/measures/auditor-1"
+            try await publisher.publish(topic, "1", qos: .atMostOnce, properties: [.topicAlias(1)])
+            // Without topic, by its alias.
+            try await publisher.send(bytes: [0x30, 0x07, 0, 0, 3, 0x23, 0, 1, 0x32])
+            try await publisher.publish("audits/alerts/auditor-1", "3", qos: .atMostOnce)
+            for number in 1...2 {
+                let publish = try await subscriber.expectPublish()
+                #expect(publish.topic == (try TopicName(topic)))
+                #expect(publish.properties.topicAlias == 1)
+                #expect(String(buffer: publish.payload) == "\(number)")
+            }
+            #expect(try await subscriber.expectPublish().properties.topicAlias == nil)
+            try await publisher.send(bytes: [0x30, 0x07, 0, 0, 3, 0x23, 0, 2, 0x32])
+            #expect(try await publisher.expectDisconnect() == .protocolError)
+        }
+    }
+
+    @Test("A client is sent nothing larger than it takes: words are left out first")
+    func clientMaximumPacketSize() async throws {
+        try await TestBroker.withPlaintext { broker in
+            let (client, _) = try await broker.connect("auditor-1", properties: [.maximumPacketSize(40)])
+            try await client.send(bytes: [0xF0, 0x00])
+            guard case .disconnect(let disconnect) = try await client.next() else { throw UnexpectedPacket() }
+            #expect(disconnect.reasonCode == .protocolError)
+            #expect(disconnect.properties.isEmpty)
+            let small = try await RawClient.connect(port: broker.port)
+            try await small.send(
+                .connect(
+                    Connect(
+                        version: .v5_0, clientID: "c", username: "broker-1", properties: [.maximumPacketSize(5)])))
+            let connAck = try await small.expectConnAck()
+            #expect(connAck.reasonCode == .notAuthorized)
+            #expect(connAck.properties.isEmpty)
+        }
+    }
+
+    @Test("A CONNECT of 5.0 that is wrong is answered with its reason")
+    func wrongConnect() async throws {
+        try await TestBroker.withPlaintext { broker in
+            let client = try await RawClient.connect(port: broker.port)
+            // The reserved flag is set.
+            try await client.send(bytes: [0x10, 0x0D, 0, 4, 0x4D, 0x51, 0x54, 0x54, 5, 3, 0, 10, 0, 0, 0])
+            #expect(try await client.expectConnAck().reasonCode == .malformedPacket)
+            #expect(try await client.expectEnd())
         }
     }
 

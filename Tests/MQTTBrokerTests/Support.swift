@@ -308,6 +308,7 @@ final class RawClient: Sendable {
         init(inbox: Inbox, version: ProtocolVersion) {
             self.inbox = inbox
             self.decoder = PacketDecoder(sender: .server, version: version, maximumPacketSize: 1_048_576)
+            self.decoder.topicAliasMaximum = .max
         }
 
         func channelRead(context: ChannelHandlerContext, data: NIOAny) {

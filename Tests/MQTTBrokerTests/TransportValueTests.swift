@@ -14,11 +14,13 @@ struct TransportValueTests {
     func bucket() {
         let rate = Rate(perSecond: 10, burst: 3)
         var bucket = TokenBucket(rate, at: 0)
-        #expect((0..<5).map { _ in bucket.take(of: rate, at: 0) } == [true, true, true, false, false])
+        let first = (0..<5).map { _ in bucket.take(of: rate, at: 0) }
+        #expect(first == [true, true, true, false, false])
         #expect(!bucket.take(of: rate, at: Self.second / 20))
         #expect(bucket.take(of: rate, at: Self.second / 10))
         // A long pause earns the burst and no more.
-        #expect((0..<5).map { _ in bucket.take(of: rate, at: 100 * Self.second) } == [true, true, true, false, false])
+        let later = (0..<5).map { _ in bucket.take(of: rate, at: 100 * Self.second) }
+        #expect(later == [true, true, true, false, false])
         #expect(!bucket.isFull(rate, at: 100 * Self.second))
         #expect(bucket.isFull(rate, at: 101 * Self.second))
     }
@@ -152,14 +154,16 @@ struct TransportValueTests {
     @Test("A header says who the client is, and what follows stays", arguments: goodHeaders)
     func proxyHeader(bytes: [UInt8], source: String?) throws {
         var buffer = ByteBuffer(bytes: bytes + [0x16, 0x03, 0x01])
-        let header = try #require(try ProxyHeader.read(&buffer))
+        let read = try ProxyHeader.read(&buffer)
+        let header = try #require(read)
         #expect(header.source?.description == source)
         #expect(header.port == (source == nil ? 0 : 12_345))
         #expect(Array(buffer.readableBytesView) == [0x16, 0x03, 0x01])
         // In pieces: nothing is taken before all is there.
         for length in 0..<bytes.count {
             var part = ByteBuffer(bytes: bytes[..<length])
-            #expect(try ProxyHeader.read(&part) == nil)
+            let early = try ProxyHeader.read(&part)
+            #expect(early == nil)
             #expect(part.readableBytes == length)
         }
     }
@@ -197,7 +201,7 @@ struct TransportValueTests {
 
     private func request(
         _ uri: String = "/mqtt", method: HTTPMethod = .GET, version: HTTPVersion = .http1_1, without: String? = nil,
-        _ more: [(String, String)] = []
+        with more: [(String, String)] = []
     ) -> HTTPRequestHead {
         var headers: HTTPHeaders = [
             "host": "broker.example", "upgrade": "WebSocket", "connection": "keep-alive, Upgrade",
@@ -229,20 +233,20 @@ struct TransportValueTests {
         #expect(self.status(self.request(without: "upgrade")) == 426)
         #expect(self.status(self.request(without: "connection")) == 400)
         #expect(self.status(self.request(without: "sec-websocket-key")) == 400)
-        #expect(self.status(self.request([("sec-websocket-version", "8")])) == 400)
+        #expect(self.status(self.request(with: [("sec-websocket-version", "8")])) == 400)
         #expect(self.status(self.request(without: "sec-websocket-protocol")) == 400)
-        #expect(self.status(self.request([("sec-websocket-protocol", "chat, mqttv3.1")])) == 400)
+        #expect(self.status(self.request(with: [("sec-websocket-protocol", "chat, mqttv3.1")])) == 400)
     }
 
     @Test("Pages of foreign origins may not connect; those that are listed may")
     func origins() {
-        let page = self.request([("origin", "https://console.example.org")])
+        let page = self.request(with: [("origin", "https://console.example.org")])
         #expect(self.status(page) == 403)
         #expect(self.status(page, origins: ["https://Console.example.org"]) == nil)
         #expect(self.status(page, origins: ["http://console.example.org"]) == 403)
         #expect(self.status(page, origins: ["https://console.example.org:8443"]) == 403)
-        #expect(self.status(self.request([("origin", "null")]), origins: ["https://console.example.org"]) == 403)
+        #expect(self.status(self.request(with: [("origin", "null")]), origins: ["https://console.example.org"]) == 403)
         // Not even the broker's own name: nothing of it serves pages.
-        #expect(self.status(self.request([("origin", "https://broker.example")])) == 403)
+        #expect(self.status(self.request(with: [("origin", "https://broker.example")])) == 403)
     }
 }

@@ -49,9 +49,8 @@ struct UnixSocket {
 
     /// A file that is no socket is somebody's; a socket that answers is a running broker's.
     private func requireFree(on bootstrap: ServerBootstrap) async throws {
-        var status = stat()
-        guard lstat(self.path, &status) == 0 else { return }
-        guard status.st_mode & S_IFMT == S_IFSOCK else {
+        guard let attributes = try? FileManager.default.attributesOfItem(atPath: self.path) else { return }
+        guard attributes[.type] as? FileAttributeType == .typeSocket else {
             throw BrokerError(.listen, "cannot listen on \(self.path): a file that is no socket is in the way")
         }
         let other = try? await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
@@ -67,14 +66,15 @@ struct UnixSocket {
 
     /// Which file a path names just now.
     struct FileIdentity: Equatable {
-        private let device: UInt64
-        private let number: UInt64
+        private let device: Int
+        private let number: Int
 
         init?(_ path: String) {
-            var status = stat()
-            guard lstat(path, &status) == 0 else { return nil }
-            self.device = UInt64(truncatingIfNeeded: status.st_dev)
-            self.number = UInt64(truncatingIfNeeded: status.st_ino)
+            guard let attributes = try? FileManager.default.attributesOfItem(atPath: path),
+                let device = attributes[.systemNumber] as? Int, let number = attributes[.systemFileNumber] as? Int
+            else { return nil }
+            self.device = device
+            self.number = number
         }
     }
 

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import Identity
+import Logging
 import MQTT
 import NIOCore
 import NIOPosix
@@ -64,7 +65,7 @@ struct BenchBrokerCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        OpenFiles.raiseLimit(for: self.connections, logger: .init(label: "bench"))
+        OpenFiles.raiseLimit(for: self.connections, logger: Logger(label: "bench"))
         let folder = FileManager.default.temporaryDirectory.path + "/secure-mqtt-bench-\(UUID().uuidString)"
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let site = try await BenchSite.make(at: folder, publishers: self.clients)

@@ -69,10 +69,12 @@ struct BrokerStatusCommand: AsyncParsableCommand {
     }
 
     private func ask(_ configuration: InstallationConfiguration) async throws -> [(String, UInt64)] {
-        var tls: NIOSSLContext?
+        let tls: NIOSSLContext?
         if let certificate = self.certificate, let key = self.key {
             tls = try Self.context(configuration, certificate, key)
-        } else if configuration.broker.socket == nil {
+        } else if configuration.broker.socket != nil {
+            tls = nil
+        } else {
             throw CommandError(
                 .usage, "give --certificate and --key of an operator, or set broker.socket in the configuration")
         }

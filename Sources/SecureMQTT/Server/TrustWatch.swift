@@ -24,17 +24,17 @@ struct TrustWatch: Service {
     private var trust: TrustSettings { self.parts.configuration.trust }
 
     func run() async throws {
-        let hangUp = Atomic(false)
+        let hangUp = Flag()
         await cancelWhenGracefulShutdown {
             await withDiscardingTaskGroup { group in
                 group.addTask {
                     for await _ in await UnixSignalsSequence(trapping: .sighup) {
-                        hangUp.store(true, ordering: .relaxed)
+                        hangUp.value.store(true, ordering: .relaxed)
                     }
                 }
                 var marks = Marks(self)
                 while (try? await Task.sleep(for: .milliseconds(500))) != nil {
-                    let isAsked = hangUp.exchange(false, ordering: .relaxed)
+                    let isAsked = hangUp.value.exchange(false, ordering: .relaxed)
                     let former = marks
                     marks.look(self)
                     // The trust first: lists of new authorities are known only then.
@@ -79,6 +79,11 @@ struct TrustWatch: Service {
         } catch {
             self.logger.error("revocation lists cannot be read: the former ones hold", metadata: ["reason": "\(error)"])
         }
+    }
+
+    /// SIGHUP has come.
+    private final class Flag: Sendable {
+        let value = Atomic(false)
     }
 
     /// What the files looked like.
