@@ -16,8 +16,8 @@ struct TransportValueTests {
         var bucket = TokenBucket(rate, at: 0)
         let first = (0..<5).map { _ in bucket.take(of: rate, at: 0) }
         #expect(first == [true, true, true, false, false])
-        #expect(!bucket.take(of: rate, at: Self.second / 20))
-        #expect(bucket.take(of: rate, at: Self.second / 10))
+        #expect(bucket.take(of: rate, at: Self.second / 20) == false)
+        #expect(bucket.take(of: rate, at: Self.second / 10) == true)
         // A long pause earns the burst and no more.
         let later = (0..<5).map { _ in bucket.take(of: rate, at: 100 * Self.second) }
         #expect(later == [true, true, true, false, false])
@@ -29,9 +29,9 @@ struct TransportValueTests {
     func clock() {
         let rate = Rate(perSecond: 1, burst: 1)
         var bucket = TokenBucket(rate, at: 10 * Self.second)
-        #expect(bucket.take(of: rate, at: 10 * Self.second))
-        #expect(!bucket.take(of: rate, at: 0))
-        #expect(!bucket.take(of: rate, at: 10 * Self.second))
+        #expect(bucket.take(of: rate, at: 10 * Self.second) == true)
+        #expect(bucket.take(of: rate, at: 0) == false)
+        #expect(bucket.take(of: rate, at: 10 * Self.second) == false)
     }
 
     @Test("What was spent beyond the burst says how long to wait")
