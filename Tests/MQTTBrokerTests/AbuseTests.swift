@@ -151,7 +151,9 @@ import Testing
             .connect(Connect(version: .v5_0, clientID: "g", username: "garbage", properties: [.receiveMaximum(9)])),
             .publish(Publish(topic: topic, payload: ByteBuffer(string: "payload"), qos: .atLeastOnce, packetID: 1)),
             .subscribe(
-                Subscribe(packetID: 2, subscriptions: [Subscription(filter: try TopicFilter("a/#"), maximumQoS: .atLeastOnce)])),
+                Subscribe(
+                    packetID: 2, subscriptions: [Subscription(filter: try TopicFilter("a/#"), maximumQoS: .atLeastOnce)]
+                )),
             .pubAck(PubAck(packetID: 1)), .pingReq, .disconnect(Disconnect()),
         ]
         for packet in packets {
@@ -169,7 +171,9 @@ import Testing
                         packet[Int.random(in: 0..<packet.count, using: &random)] = .random(in: 0...255, using: &random)
                     }
                 } else if Bool.random(using: &random) {
-                    packet = (0..<Int.random(in: 1...64, using: &random)).map { _ in .random(in: 0...255, using: &random) }
+                    packet = (0..<Int.random(in: 1...64, using: &random)).map { _ in
+                        .random(in: 0...255, using: &random)
+                    }
                 }
                 bytes += packet
             }

@@ -22,7 +22,9 @@ final class ByteClient: Sendable {
 
         init(_ continuation: AsyncStream<ByteBuffer>.Continuation) { self.continuation = continuation }
 
-        func channelRead(context: ChannelHandlerContext, data: NIOAny) { self.continuation.yield(self.unwrapInboundIn(data)) }
+        func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+            self.continuation.yield(self.unwrapInboundIn(data))
+        }
 
         func channelInactive(context: ChannelHandlerContext) { self.continuation.finish() }
 

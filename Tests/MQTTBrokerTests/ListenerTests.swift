@@ -229,7 +229,9 @@ struct ListenerTests {
         return answer.count >= 4 ? answer[3] : nil
     }
 
-    @Test("Over a Unix socket a process is who its user is; the socket has its mode and goes with the broker", arguments: [UInt32(0o600), 0o660])
+    @Test(
+        "Over a Unix socket a process is who its user is; the socket has its mode and goes with the broker",
+        arguments: [UInt32(0o600), 0o660])
     func unixSocket(mode: UInt32) async throws {
         let path = self.directory.path("s")
         try await self.withBroker(self.unix(path, mode: mode)) { broker in

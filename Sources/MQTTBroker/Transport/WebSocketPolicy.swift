@@ -34,7 +34,8 @@ package struct WebSocketPolicy: Hashable, Sendable {
             throw Refusal(status: .badRequest, reason: "a WebSocket begins with GET of HTTP/1.1")
         }
         for origin in request.headers["origin"] where !self.allowedOrigins.contains(origin.lowercased()) {
-            throw Refusal(status: .forbidden, reason: "pages of \(String(origin.prefix(128)).debugDescription) may not connect")
+            throw Refusal(
+                status: .forbidden, reason: "pages of \(String(origin.prefix(128)).debugDescription) may not connect")
         }
         guard request.headers[canonicalForm: "upgrade"].contains(where: { $0.lowercased() == "websocket" }) else {
             throw Refusal(status: .upgradeRequired, reason: "only WebSockets are served here")

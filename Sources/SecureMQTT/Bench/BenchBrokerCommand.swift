@@ -54,7 +54,10 @@ struct BenchBrokerCommand: AsyncParsableCommand {
         guard (1...100).contains(self.rounds), (0.1...600).contains(self.seconds), (8...65_000).contains(self.payload),
             (1...60).contains(self.clients), (1_000...1_000_000).contains(self.rate),
             (1...50_000).contains(self.connections)
-        else { throw ValidationError("--rounds, --seconds, --payload, --clients, --rate and --connections must be sensible") }
+        else {
+            throw ValidationError(
+                "--rounds, --seconds, --payload, --clients, --rate and --connections must be sensible")
+        }
         guard !self.levels.isEmpty, self.only == nil || BenchTarget(rawValue: self.only ?? "") != nil else {
             throw ValidationError("--qos takes 0, 1, 2; --only takes secure-mqtt or mosquitto")
         }
@@ -117,7 +120,8 @@ struct BenchBrokerCommand: AsyncParsableCommand {
             for value in values {
                 text += column(value.map { String(format: $0 < 1_000 ? "%.1f" : "%.0f", $0) } ?? "-", 14)
             }
-            if case .some(.some(let ours)) = values.first, values.count == 2, case .some(.some(let other)) = values.last,
+            if case .some(.some(let ours)) = values.first, values.count == 2,
+                case .some(.some(let other)) = values.last,
                 other > 0
             {
                 text += column(String(format: "%.2f", ours / other), 8)

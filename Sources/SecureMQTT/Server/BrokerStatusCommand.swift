@@ -78,7 +78,8 @@ struct BrokerStatusCommand: AsyncParsableCommand {
             throw CommandError(
                 .usage, "give --certificate and --key of an operator, or set broker.socket in the configuration")
         }
-        let place = tls == nil ? configuration.broker.socket ?? "" : "\(configuration.broker.host):\(configuration.broker.port)"
+        let place =
+            tls == nil ? configuration.broker.socket ?? "" : "\(configuration.broker.host):\(configuration.broker.port)"
         let eventLoop = MultiThreadedEventLoopGroup.singleton.next()
         let answer = eventLoop.makePromise(of: [(String, UInt64)].self)
         let bootstrap = ClientBootstrap(group: eventLoop)
@@ -121,7 +122,9 @@ struct BrokerStatusCommand: AsyncParsableCommand {
         tls.privateKey = .privateKey(
             try NIOSSLPrivateKey(bytes: Array((signingKey.pemRepresentation ?? "").utf8), format: .pem))
         tls.trustRoots = .certificates(
-            try CertificateFile.read(configuration.trust.root).map { try NIOSSLCertificate(bytes: $0.der, format: .der) })
+            try CertificateFile.read(configuration.trust.root).map {
+                try NIOSSLCertificate(bytes: $0.der, format: .der)
+            })
         tls.minimumTLSVersion = configuration.broker.allowTLS12 ? .tlsv12 : .tlsv13
         return try NIOSSLContext(configuration: tls)
     }
@@ -176,7 +179,8 @@ private final class FiguresReader: ChannelInboundHandler {
                 context)
         case .subAck(let subAck):
             guard subAck.reasonCodes == [.grantedQoS0] else {
-                throw CommandError(.permission, "the broker does not tell its figures to this one: only operators may ask")
+                throw CommandError(
+                    .permission, "the broker does not tell its figures to this one: only operators may ask")
             }
             // Its answer comes behind the figures.
             self.send(.pingReq, context)
