@@ -142,7 +142,7 @@ let package = Package(
             name: "MQTTBrokerTests",
             dependencies: [
                 "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport", "FuzzTargets",
-                nio, nioPosix, nioSSL, nioEmbedded, grdb, logging,
+                nio, nioPosix, nioSSL, nioHTTP1, nioEmbedded, grdb, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(

@@ -57,6 +57,8 @@ public struct PacketDecoder: Sendable {
         if self.buffer.readableBytes == 0 {
             self.buffer = bytes
         } else {
+            // Under a steady stream the buffer may never run empty.
+            if self.buffer.readerIndex > self.buffer.readableBytes { self.buffer.discardReadBytes() }
             self.buffer.writeImmutableBuffer(bytes)
         }
     }

@@ -44,9 +44,11 @@ public final class Broker: Service {
         guard !configuration.listeners.isEmpty else {
             throw BrokerError(.configuration, "the broker has no listener: give it one")
         }
-        for case .tls in configuration.listeners.map(\.kind) {
-            guard configuration.tls != nil, configuration.admission != nil else {
-                throw BrokerError(.configuration, "a TLS listener needs certificates and somebody who admits peers")
+        for kind in configuration.listeners.map(\.kind) {
+            switch kind {
+            case .tls, .webSocket:
+                guard configuration.tls != nil, configuration.admission != nil else { throw Self.withoutTLS }
+            case .unix, .plaintext: break
             }
         }
         self.configuration = configuration
@@ -96,6 +98,10 @@ public final class Broker: Service {
         }
         try? await eventLoop.submit { core.value.begin() }.get()
         self.bound.succeed(servers.map { $0.localAddress?.port ?? 0 })
+        let sockets = self.configuration.listeners.compactMap { listener -> (UnixSocket, UnixSocket.FileIdentity?)? in
+            guard case .unix(let socket, _) = listener.kind else { return nil }
+            return (socket, UnixSocket.FileIdentity(socket.path))
+        }
 
         let start = NIODeadline.now()
         let ticker = eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(500), delay: .milliseconds(500)) { _ in
@@ -116,6 +122,7 @@ public final class Broker: Service {
 
         ticker.cancel()
         for server in servers { try? await server.close().get() }
+        for (socket, identity) in sockets { socket.remove(identity) }
         try? await eventLoop.submit { core.value.shutDown() }.get()
         await self.closeStore()
         try ended.get()
@@ -132,27 +139,29 @@ public final class Broker: Service {
         }
     }
 
+    private static let withoutTLS = BrokerError(
+        .configuration, "a TLS listener needs certificates and somebody who admits peers")
+
     private func listen(_ listener: BrokerConfiguration.Listener) async throws -> any Channel {
-        let (host, port): (String, Int) =
-            switch listener.kind {
-            case .tls(let host, let port): (host, port)
-            case .plaintext(let port, _): ("127.0.0.1", port)
-            }
-        let bootstrap = ServerBootstrap(group: self.eventLoop)
-            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
+        let slow = self.configuration.limits.slowConsumerBytes
+        var bootstrap = ServerBootstrap(group: self.eventLoop)
             .serverChannelOption(.backlog, value: 1_024)
+            // One read a turn: what is left is read when everybody else has been.
+            .childChannelOption(.maxMessagesPerRead, value: 1)
+            .childChannelOption(.writeBufferWaterMark, value: .init(low: slow / 4, high: slow))
+            .childChannelInitializer { [self] channel in self.initialize(channel, listener) }
+        let (host, port): (String, Int)
+        switch listener.kind {
+        case .unix(let socket, _): return try await socket.bind(bootstrap)
+        case .tls(let listenHost, let listenPort), .webSocket(let listenHost, let listenPort, _):
+            (host, port) = (listenHost, listenPort)
+        case .plaintext(let listenPort, _): (host, port) = ("127.0.0.1", listenPort)
+        }
+        bootstrap =
+            bootstrap
+            .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
             .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
             .childChannelOption(.socketOption(.so_keepalive), value: 1)
-            .childChannelOption(.maxMessagesPerRead, value: 4)
-            .childChannelOption(
-                .writeBufferWaterMark,
-                value: .init(
-                    low: self.configuration.limits.slowConsumerBytes / 4,
-                    high: self.configuration.limits.slowConsumerBytes)
-            )
-            .childChannelInitializer { [self] channel in
-                channel.eventLoop.makeCompletedFuture { try self.initialize(channel, listener.kind) }
-            }
         do {
             return try await bootstrap.bind(host: host, port: port).get()
         } catch {
@@ -160,25 +169,57 @@ public final class Broker: Service {
         }
     }
 
-    private func initialize(_ channel: any Channel, _ kind: BrokerConfiguration.Listener.Kind) throws {
-        let address = channel.remoteAddress.map { "\($0.ipAddress ?? "?"):\($0.port ?? 0)" } ?? "?"
-        let pipeline = channel.pipeline.syncOperations
-        switch kind {
+    private func initialize(
+        _ channel: any Channel, _ listener: BrokerConfiguration.Listener
+    ) -> EventLoopFuture<Void> {
+        switch listener.kind {
         case .tls:
-            guard let context = self.context.withLock({ $0 }), let admission = self.configuration.admission else {
-                throw BrokerError(.configuration, "a TLS listener needs certificates and somebody who admits peers")
+            return channel.eventLoop.makeCompletedFuture { _ = try self.secure(channel, listener) }
+        case .webSocket(_, _, let policy):
+            return channel.eventLoop.makeCompletedFuture {
+                try WebSocketUpgrade.install(
+                    in: channel.pipeline.syncOperations, before: try self.secure(channel, listener), policy: policy,
+                    maximumFrame: self.configuration.limits.maximumPacketSize, eventLoop: channel.eventLoop)
             }
-            var configuration = NIOSSLServerHandler.Configuration()
-            // Thousands of clients are idle most of the time: none keeps a large buffer.
-            configuration.maximumPreservedOutboundBufferCapacity = 32_768
-            let tls = NIOSSLServerHandler(context: context, configuration: configuration)
-            try pipeline.addHandler(tls)
-            try pipeline.addHandler(
-                ConnectionHandler(core: self.core.value, address: address, tls: (tls, admission), identify: nil))
         case .plaintext(_, let identify):
-            try pipeline.addHandler(
-                ConnectionHandler(core: self.core.value, address: address, tls: nil, identify: identify))
+            return channel.eventLoop.makeCompletedFuture {
+                try channel.pipeline.syncOperations.addHandler(
+                    ConnectionHandler(
+                        core: self.core.value, origin: Origin(channel.remoteAddress), tls: nil, identify: identify))
+            }
+        case .unix(_, let identify):
+            return UnixSocket.peer(of: channel).flatMapThrowing { [core = self.core] local in
+                let peer = local.flatMap(identify)
+                try channel.pipeline.syncOperations.addHandler(
+                    ConnectionHandler(
+                        core: core.value, origin: local.map(Origin.init(local:)) ?? Origin(nil), tls: nil,
+                        identify: { _ in peer }))
+            }
         }
+    }
+
+    /// TLS, before it a load balancer's header where one is due, and behind it the connection.
+    private func secure(
+        _ channel: any Channel, _ listener: BrokerConfiguration.Listener
+    ) throws -> ConnectionHandler {
+        guard let context = self.context.withLock({ $0 }), let admission = self.configuration.admission else {
+            throw Self.withoutTLS
+        }
+        let pipeline = channel.pipeline.syncOperations
+        var configuration = NIOSSLServerHandler.Configuration()
+        // Thousands of clients are idle most of the time: none keeps a large buffer.
+        configuration.maximumPreservedOutboundBufferCapacity = 2_048
+        let tls = NIOSSLServerHandler(context: context, configuration: configuration)
+        let origin = Origin(channel.remoteAddress)
+        let balancer = origin.address.flatMap { address in
+            listener.balancers.contains { $0.contains(address) } ? address : nil
+        }
+        let connection = ConnectionHandler(
+            core: self.core.value, origin: balancer == nil ? origin : nil, tls: (tls, admission), identify: nil)
+        if let balancer { try pipeline.addHandler(ProxyHeaderHandler(connection: connection, balancer: balancer)) }
+        try pipeline.addHandler(tls)
+        try pipeline.addHandler(connection)
+        return connection
     }
 
     /// Opens a session of this process, with its subscriptions. Before or after ``run()`` has begun.
@@ -203,12 +244,14 @@ public final class Broker: Service {
     }
 
     /// Exchanges certificate, key and roots for the connections that come; tickets for resumption become
-    /// worthless. Live connections stay: see ``recheckPeers()``.
+    /// worthless. Live connections stay (see ``recheckPeers()``); handshakes that are under way are ended.
     ///
     /// - Throws: an error of NIOSSL; then nothing has changed.
     public func reload(tls: BrokerTLS) throws {
         let new = try tls.makeContext()
         self.context.withLock { $0 = new }
+        let core = self.core
+        self.eventLoop.execute { core.value.endHandshakes() }
     }
 
     /// Disconnects everybody for whom the closure holds.
@@ -242,6 +285,6 @@ public final class Broker: Service {
     /// Counts since the start.
     public func statistics() async throws -> BrokerStatistics {
         let core = self.core
-        return try await self.eventLoop.submit { core.value.router.statistics }.get()
+        return try await self.eventLoop.submit { core.value.statistics }.get()
     }
 }

@@ -10,15 +10,53 @@ public struct BrokerConfiguration: Sendable {
     public struct Listener: Sendable {
         enum Kind: Sendable {
             case tls(host: String, port: Int)
+            case webSocket(host: String, port: Int, policy: WebSocketPolicy)
+            case unix(UnixSocket, identify: @Sendable (LocalPeer) -> PeerIdentity?)
             case plaintext(port: Int, identify: @Sendable (Connect) -> PeerIdentity?)
         }
 
         let kind: Kind
+        /// From where a PROXY header comes first.
+        var balancers: [AddressRange] = []
 
         /// Mutual TLS. Needs ``BrokerConfiguration/tls`` and ``BrokerConfiguration/admission``.
         ///
         /// - Parameter port: 0 lets the system choose; see ``Broker/boundPorts()``.
         public static func tls(host: String, port: Int) -> Listener { Listener(kind: .tls(host: host, port: port)) }
+
+        /// MQTT over WebSocket (RFC 6455) over mutual TLS, subprotocol `mqtt`. Needs what ``tls(host:port:)`` needs.
+        ///
+        /// - Parameters:
+        ///   - path: of the HTTP request, without query.
+        ///   - allowedOrigins: whose web pages may connect, such as `https://console.example.org`; none by default,
+        ///     for a browser presents its user's certificate on behalf of any page. Programs send no origin.
+        public static func webSocket(
+            host: String, port: Int, path: String = "/mqtt", allowedOrigins: [String] = []
+        ) -> Listener {
+            Listener(
+                kind: .webSocket(
+                    host: host, port: port, policy: WebSocketPolicy(path: path, allowedOrigins: allowedOrigins)))
+        }
+
+        /// A Unix socket, for tools on this machine. Who connects is who the kernel says it is.
+        ///
+        /// - Parameters:
+        ///   - path: at most about 90 bytes. A stale socket there is replaced; it is removed at the end.
+        ///   - mode: 0o600, or 0o660 for the group of the broker too.
+        ///   - identify: says who a process is; `nil` refuses it.
+        public static func unix(
+            path: String, mode: UInt32 = 0o600, identify: @escaping @Sendable (LocalPeer) -> PeerIdentity?
+        ) -> Listener {
+            Listener(kind: .unix(UnixSocket(path: path, mode: mode), identify: identify))
+        }
+
+        /// The same listener behind load balancers: connections from these addresses begin with a header of the PROXY
+        /// protocol, version 2, which says who the client is. From elsewhere such a header is not believed.
+        public func behindBalancers(at addresses: [AddressRange]) -> Listener {
+            var copy = self
+            copy.balancers = addresses
+            return copy
+        }
 
         /// Without TLS, on 127.0.0.1 only: for tests and measurements. Whoever can reach it is whoever
         /// `identify` takes it for.

@@ -16,6 +16,10 @@ final class BrokerCore {
     /// Half seconds since start: what deadlines and keep-alives are measured with.
     private(set) var ticks: UInt64 = 0
     private(set) var isShuttingDown = false
+    /// What connections count; the router counts the rest.
+    var transport = BrokerStatistics()
+    var addresses: ConnectionTable<NetworkAddress>
+    var identities: ConnectionTable<String>
     /// The Unix second at which the uptime was 0.
     private var start: UInt64?
 
@@ -34,7 +38,13 @@ final class BrokerCore {
     private var nextInProcess = 1
     private var dirty: [ConnectionHandler] = []
     private var dirtyInProcess: [Int] = []
+    /// Connections with packets left over from their last turn, in order.
+    private var line: [ConnectionHandler] = []
+    private var isTurnScheduled = false
+    /// Whether anybody took the broker's figures when they were last published.
+    private var hasReaders = false
     private var isFlushScheduled = false
+    private var refusalLog: RefusalLog
     private var isPerforming = false
     private var assignedClientIDs: UInt64 = 0
     private let instance = UInt64.random(in: .min ... .max)
@@ -61,6 +71,25 @@ final class BrokerCore {
             waitsForStore: self.durability == .safe, now: Self.unixSeconds)
         self.observer = configuration.observer
         self.logger = logger
+        let limits = configuration.limits
+        self.addresses = ConnectionTable(
+            maximum: limits.maximumConnectionsPerAddress, rate: limits.connectionRatePerAddress)
+        self.identities = ConnectionTable(
+            maximum: limits.maximumConnectionsPerIdentity, rate: limits.connectionRatePerIdentity)
+        self.refusalLog = RefusalLog(at: NIODeadline.now().uptimeNanoseconds)
+    }
+
+    /// Of a clock that never goes back.
+    var nanoseconds: UInt64 { NIODeadline.now().uptimeNanoseconds }
+
+    /// Everything that is counted.
+    var statistics: BrokerStatistics {
+        var all = self.transport
+        all.sockets = self.handlers.count
+        all.include(self.router.statistics)
+        all.queuedMessages = self.router.totals.messages
+        all.queuedBytes = self.router.totals.bytes
+        return all
     }
 
     static let ticksPerSecond: UInt64 = 2
@@ -103,8 +132,18 @@ final class BrokerCore {
 
     func report(_ event: BrokerEvent) {
         switch event {
-        case .connected, .disconnected: self.logger.debug("\(event)")
-        default: self.logger.notice("\(event)")
+        case .connected, .disconnected:
+            self.logger.debug("\(event)", metadata: event.metadata)
+        case .handshakeRefused, .connectRefused:
+            // Anybody can cause these: what comes too fast is counted in the log, not told one by one.
+            switch self.refusalLog.next(at: self.nanoseconds) {
+            case .tell(let untold):
+                if untold > 0 { self.logger.notice("\(untold) more refusals like these were not logged") }
+                self.logger.notice("\(event)", metadata: event.metadata)
+            case .skip: break
+            }
+        default:
+            self.logger.notice("\(event)", metadata: event.metadata)
         }
         self.observer?(event)
     }
@@ -165,6 +204,31 @@ final class BrokerCore {
         self.eventLoop.execute { bound.value.flushAll() }
     }
 
+    /// Takes the connection's next turn when everybody else has had theirs.
+    func standInLine(_ handler: ConnectionHandler) {
+        self.line.append(handler)
+        self.scheduleTurn()
+    }
+
+    private func scheduleTurn() {
+        guard !self.isTurnScheduled else { return }
+        self.isTurnScheduled = true
+        // Not `execute`: the loop runs all that is executed before it looks at the sockets again, so that the loud
+        // ones would be alone. What lies a moment ahead waits until the others have been read.
+        let bound = NIOLoopBound(self, eventLoop: self.eventLoop)
+        self.eventLoop.scheduleTask(in: .microseconds(20)) { bound.value.takeTurns() }
+    }
+
+    private func takeTurns() {
+        var turns: [ConnectionHandler] = []
+        swap(&turns, &self.line)
+        for handler in turns { handler.takeTurn() }
+        self.flushAll()
+        // Scheduled anew at the end, so that its moment has not passed when the loop looks.
+        self.isTurnScheduled = false
+        if !self.line.isEmpty { self.scheduleTurn() }
+    }
+
     private func flushAll() {
         self.isFlushScheduled = false
         self.appendChanges()
@@ -220,6 +284,27 @@ final class BrokerCore {
     /// Carries out what the router has to say of what it was restored from.
     func begin() { self.perform() }
 
+    // MARK: $SYS
+
+    /// Somebody has subscribed to the broker's figures: they come at once, and then every ten seconds.
+    func figuresAreWanted() {
+        self.hasReaders = true
+        self.publishFigures()
+    }
+
+    private func publishFigures() {
+        guard self.hasReaders else { return }
+        var wasTaken = false
+        let seconds = self.ticks / Self.ticksPerSecond
+        for (name, value) in [("uptime", seconds)] + self.statistics.figures {
+            guard let topic = try? TopicName("$SYS/broker/\(name)") else { continue }
+            if self.router.publishOwn(topic, ByteBuffer(string: String(value))) { wasTaken = true }
+        }
+        // Until somebody subscribes again.
+        self.hasReaders = wasTaken
+        self.perform()
+    }
+
     // MARK: Time
 
     /// Called twice a second.
@@ -233,6 +318,7 @@ final class BrokerCore {
         self.router.advance(to: start + uptime)
         for handler in Array(self.handlers.values) { handler.checkDeadlines() }
         if self.ticks.isMultiple(of: 60 * Self.ticksPerSecond) { self.recheckPeers() }
+        if self.ticks.isMultiple(of: 10 * Self.ticksPerSecond) { self.publishFigures() }
         self.perform()
     }
 
@@ -260,6 +346,11 @@ final class BrokerCore {
             self.perform()
         }
         return count
+    }
+
+    /// What is within a TLS handshake begins anew.
+    func endHandshakes() {
+        for handler in Array(self.handlers.values) { handler.endHandshake() }
     }
 
     func shutDown() {

@@ -1,4 +1,5 @@
 public import Identity
+import Logging
 public import MQTT
 
 /// Something that an operator of the broker should see: above all whatever is refused, and why.
@@ -42,5 +43,38 @@ public enum BrokerEvent: Sendable, CustomStringConvertible {
         case .queueFull(let peer, let clientID):
             "the queue of \(peer) as \(clientID.debugDescription) is full: it loses messages"
         }
+    }
+
+    /// The same as fields, for logs that are read by programs. Never a payload or a secret.
+    var metadata: Logger.Metadata {
+        switch self {
+        case .handshakeRefused(let address, _):
+            ["event": "handshake-refused", "address": "\(address)"]
+        case .connectRefused(let peer, let clientID, _):
+            Self.fields("connect-refused", peer, ["client": "\(clientID)"])
+        case .connected(let peer, let clientID, let version):
+            Self.fields("connected", peer, ["client": "\(clientID)", "version": "\(version)"])
+        case .disconnected(let peer, let clientID, _):
+            Self.fields("disconnected", peer, ["client": "\(clientID)"])
+        case .publishRefused(let peer, let topic, let reason):
+            Self.fields("publish-refused", peer, ["topic": "\(topic.rawValue)", "reason": "\(reason)"])
+        case .subscribeRefused(let peer, let filter, let reason):
+            Self.fields("subscribe-refused", peer, ["filter": "\(filter.rawValue)", "reason": "\(reason)"])
+        case .packetTooLarge(let peer, let address, _):
+            Self.fields("packet-too-large", peer, ["address": "\(address)"])
+        case .malformed(let peer, let address, _):
+            Self.fields("malformed", peer, ["address": "\(address)"])
+        case .queueFull(let peer, let clientID):
+            Self.fields("queue-full", peer, ["client": "\(clientID)"])
+        }
+    }
+
+    private static func fields(
+        _ event: String, _ peer: PeerIdentity?, _ others: Logger.Metadata
+    ) -> Logger.Metadata {
+        var fields = others
+        fields["event"] = "\(event)"
+        if let peer { fields["peer"] = "\(peer)" }
+        return fields
     }
 }

@@ -1,13 +1,21 @@
-/// Counts since the broker started; ``connections`` and ``sessions`` are those of now.
+import MQTT
+
+/// Counts since the broker started; what is named of now is of now.
 public struct BrokerStatistics: Hashable, Sendable {
-    /// Connections with a session.
+    /// Connections with a session, now.
     public internal(set) var connections = 0
-    /// Sessions, with and without a connection, the in-process ones included.
+    /// Connections, those without a session included, now.
+    public internal(set) var sockets = 0
+    /// Sessions, with and without a connection, the in-process ones included, now.
     public internal(set) var sessions = 0
     /// PUBLISH packets that came, the refused ones included.
     public internal(set) var messagesReceived: UInt64 = 0
+    /// Of them, those of QoS 0, 1 and 2 over the network.
+    public internal(set) var messagesReceivedByQoS = ByQoS()
     /// Deliveries, repeated ones included.
     public internal(set) var messagesSent: UInt64 = 0
+    /// Of them, those of QoS 0, 1 and 2 over the network.
+    public internal(set) var messagesSentByQoS = ByQoS()
     /// Deliveries that were dropped: QoS 0 to a slow or absent client, what is beyond a queue's limit, or
     /// larger than the client takes.
     public internal(set) var messagesDropped: UInt64 = 0
@@ -15,6 +23,48 @@ public struct BrokerStatistics: Hashable, Sendable {
     public internal(set) var publishesRefused: UInt64 = 0
     /// Subscriptions that were refused.
     public internal(set) var subscriptionsRefused: UInt64 = 0
+    /// MQTT in bytes, without TLS and WebSocket, from the network.
+    public internal(set) var bytesReceived: UInt64 = 0
+    /// As ``bytesReceived``, to the network.
+    public internal(set) var bytesSent: UInt64 = 0
+    /// Connections that got a session.
+    public internal(set) var connectionsAccepted: UInt64 = 0
+    /// Refused within or right behind the TLS handshake, by reason.
+    public internal(set) var handshakesRefused: [RefusalReason: UInt64] = [:]
+    /// Refused elsewhere before a session, by reason.
+    public internal(set) var connectionsRefused: [RefusalReason: UInt64] = [:]
+    /// Messages of QoS 1 and 2 that wait for clients, now.
+    public internal(set) var queuedMessages = 0
+    /// Their payloads, in bytes, now.
+    public internal(set) var queuedBytes = 0
+
+    /// A count for each QoS.
+    public struct ByQoS: Hashable, Sendable {
+        public internal(set) var zero: UInt64 = 0
+        public internal(set) var one: UInt64 = 0
+        public internal(set) var two: UInt64 = 0
+
+        package init() {}
+
+        mutating func add(_ qos: QoS) {
+            switch qos {
+            case .atMostOnce: self.zero &+= 1
+            case .atLeastOnce: self.one &+= 1
+            case .exactlyOnce: self.two &+= 1
+            }
+        }
+    }
 
     package init() {}
+
+    /// Takes over what the router counts.
+    mutating func include(_ router: BrokerStatistics) {
+        self.connections = router.connections
+        self.sessions = router.sessions
+        self.messagesReceived = router.messagesReceived
+        self.messagesSent = router.messagesSent
+        self.messagesDropped = router.messagesDropped
+        self.publishesRefused = router.publishesRefused
+        self.subscriptionsRefused = router.subscriptionsRefused
+    }
 }

@@ -3,6 +3,7 @@ import MQTT
 import NIOCore
 import NIOSSL
 import NIOTLS
+import PKI
 
 /// One client's connection: bytes to packets, packets to the router, and what the router answers to bytes.
 ///
@@ -23,7 +24,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     private let core: BrokerCore
-    private let address: String
+    /// `nil` until a load balancer has said it.
+    private var origin: Origin?
     private let tls: NIOSSLServerHandler?
     private let admission: PeerAdmission?
     private let identify: (@Sendable (Connect) -> PeerIdentity?)?
@@ -42,41 +44,102 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private var isDirty = false
     /// What the last flush wrote: the next one is likely to be alike.
     private var lastFlush = 0
+    /// Reasons to read no further, each of its own: an in-process session that lags,
     private var isHeld = false
+    /// more packets or bytes a second than are allowed,
+    private var isPaused = false
+    /// a client that sends without taking what it is answered,
+    private var isChoked = false
+    /// and more received than its turns have dealt with.
+    private var isBacklogged = false
+    private var isAutoRead = true
     private var isReading = false
+    /// Has packets left from its last turn, and waits for the next.
+    private var isInLine = false
+    private var pace: Pace?
+    /// What was written since the client stopped taking it.
+    private var untaken = 0
+    private var countedAddress: NetworkAddress?
+    private var countedIdentity: String?
 
     private let acceptedAt: UInt64
-    private var lastReadAt: UInt64
+    /// When its last whole packet came: bytes alone keep nothing alive.
+    private var lastPacketAt: UInt64
     /// In ticks; 0 is none.
     private var keepAlive: UInt64 = 0
     private var closeReason = "the client closed the connection"
 
+    /// What ``BrokerLimits/packetRatePerConnection`` and its neighbour need.
+    private struct Pace {
+        var packets: TokenBucket?
+        var bytes: TokenBucket?
+    }
+
     /// - Parameters:
+    ///   - origin: `nil` behind a load balancer: then ``comes(from:)`` follows.
     ///   - tls: the handler before this one, and who decides about its peer.
     ///   - identify: without TLS, who decides.
     init(
-        core: BrokerCore, address: String, tls: (NIOSSLServerHandler, PeerAdmission)?,
+        core: BrokerCore, origin: Origin?, tls: (NIOSSLServerHandler, PeerAdmission)?,
         identify: (@Sendable (Connect) -> PeerIdentity?)?
     ) {
         self.core = core
-        self.address = address
+        self.origin = origin
         self.tls = tls?.0
         self.admission = tls?.1
         self.identify = identify
         self.phase = tls == nil ? .waiting : .handshake
         self.decoder = PacketDecoder(sender: .client, maximumPacketSize: core.limits.maximumPacketSize)
         self.acceptedAt = core.ticks
-        self.lastReadAt = core.ticks
+        self.lastPacketAt = core.ticks
+        let limits = core.limits
+        if limits.packetRatePerConnection != nil || limits.byteRatePerConnection != nil {
+            let now = core.nanoseconds
+            self.pace = Pace(
+                packets: limits.packetRatePerConnection.map { TokenBucket($0, at: now) },
+                bytes: limits.byteRatePerConnection.map { TokenBucket($0, at: now) })
+        }
     }
+
+    private var address: String { self.origin?.description ?? "a load balancer" }
+
+    /// Let in, and without a session yet.
+    var isWaiting: Bool { self.phase == .waiting }
 
     func handlerAdded(context: ChannelHandlerContext) {
         self.context = context
         if !self.core.add(self) {
-            self.core.report(
-                .connectRefused(peer: nil, clientID: "", reason: "too many connections, at \(self.address)"))
-            self.phase = .closed
-            context.close(promise: nil)
+            self.refuse(.tooMany, "too many connections, at \(self.address)")
+        } else if let origin = self.origin {
+            self.comes(from: origin)
         }
+    }
+
+    /// Says where it comes from, before anything of it is looked at.
+    ///
+    /// - Returns: whether it may.
+    @discardableResult
+    func comes(from origin: Origin) -> Bool {
+        guard self.phase != .closed else { return false }
+        self.origin = origin
+        guard let key = origin.address?.limitKey else { return true }
+        switch self.core.addresses.open(key, at: self.core.nanoseconds) {
+        case nil:
+            self.countedAddress = key
+            return true
+        case .tooMany?: self.refuse(.tooManyOfAddress, "too many connections from \(origin.address ?? key)")
+        case .tooFast?: self.refuse(.tooFastOfAddress, "too many new connections from \(origin.address ?? key)")
+        }
+        return false
+    }
+
+    /// Ends a connection that never had a session.
+    func refuse(_ reason: RefusalReason, _ words: String) {
+        guard self.phase != .closed else { return }
+        self.phase = .closed
+        self.core.transport.connectionsRefused[reason, default: 0] += 1
+        self.core.report(.connectRefused(peer: self.peer, clientID: "", reason: words))
+        self.context?.close(promise: nil)
     }
 
     func handlerRemoved(context: ChannelHandlerContext) {
@@ -91,11 +154,18 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     private func finish() {
         if self.phase == .handshake {
-            self.core.report(
-                .handshakeRefused(address: self.address, reason: "the connection ended within the TLS handshake"))
+            self.refuseHandshake(.aborted, "the connection ended within the TLS handshake")
         }
         self.leave()
         self.core.remove(self)
+        if let key = self.countedAddress {
+            self.countedAddress = nil
+            self.core.addresses.close(key)
+        }
+        if let key = self.countedIdentity {
+            self.countedIdentity = nil
+            self.core.identities.close(key)
+        }
     }
 
     /// Gives up the session at once; the socket may take a moment longer, for TLS says goodbye.
@@ -120,42 +190,71 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private func admit() {
         do {
             guard let certificate = try self.tls?.peerCertificate?.toDERBytes(), let admission = self.admission else {
-                return self.refuseHandshake("no client certificate")
+                return self.refuseHandshake(.noCertificate, "no client certificate")
             }
             let admitted = try admission.admit(certificate)
+            if let (reason, words) = self.refusalToCount(admitted.identity) {
+                return self.refuseHandshake(reason, words)
+            }
             self.admitted = admitted
             self.peer = admitted.identity
             self.phase = .waiting
+        } catch let error as PKIError {
+            self.refuseHandshake(RefusalReason(error.code.description), "\(error)")
         } catch {
-            self.refuseHandshake("\(error)")
+            self.refuseHandshake(.certificate, "\(error)")
         }
     }
 
-    private func refuseHandshake(_ reason: String) {
+    /// Counts it as a connection of an identity, if that may have one more.
+    private func refusalToCount(_ peer: PeerIdentity) -> (RefusalReason, String)? {
+        guard self.countedIdentity == nil else { return nil }
+        let key = peer.spiffeID.rawValue
+        switch self.core.identities.open(key, at: self.core.nanoseconds) {
+        case nil:
+            self.countedIdentity = key
+            return nil
+        case .tooMany?: return (.tooManyOfIdentity, "too many connections of \(peer)")
+        case .tooFast?: return (.tooFastOfIdentity, "too many new connections of \(peer)")
+        }
+    }
+
+    private func refuseHandshake(_ reason: RefusalReason, _ words: String) {
+        guard self.phase != .closed else { return }
         self.phase = .closed
-        self.core.report(.handshakeRefused(address: self.address, reason: reason))
+        self.core.transport.handshakesRefused[reason, default: 0] += 1
+        self.core.report(.handshakeRefused(address: self.address, reason: words))
         self.context?.close(promise: nil)
+    }
+
+    /// The certificates have been exchanged: what began under the old ones begins again.
+    func endHandshake() {
+        guard self.phase == .handshake, self.tls != nil else { return }
+        self.refuseHandshake(.aborted, "the broker's certificates or roots were exchanged within the TLS handshake")
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {
         if self.phase == .handshake {
-            self.refuseHandshake(Self.words(for: error))
+            let (reason, words) = Self.words(for: error)
+            self.refuseHandshake(reason, words)
         } else {
-            self.closeReason = Self.words(for: error)
+            self.closeReason = Self.words(for: error).1
             context.close(promise: nil)
         }
     }
 
     /// BoringSSL's errors are long; the frequent ones in one line.
-    private static func words(for error: any Error) -> String {
+    private static func words(for error: any Error) -> (RefusalReason, String) {
         let text = "\(error)"
-        if text.contains("PEER_DID_NOT_RETURN_A_CERTIFICATE") { return "no client certificate" }
+        if text.contains("PEER_DID_NOT_RETURN_A_CERTIFICATE") { return (.noCertificate, "no client certificate") }
         if text.contains("CERTIFICATE_VERIFY_FAILED") {
-            return "the client's certificate does not lead to a trusted root, or is not valid now"
+            return (.untrusted, "the client's certificate does not lead to a trusted root, or is not valid now")
         }
-        if text.contains("UNSUPPORTED_PROTOCOL") { return "the client does not speak TLS 1.3" }
-        if text.contains("uncleanShutdown") { return "the client closed the connection without a word" }
-        return "the connection failed: \(text)"
+        if text.contains("UNSUPPORTED_PROTOCOL") { return (.tlsVersion, "the client does not speak TLS 1.3") }
+        if text.contains("uncleanShutdown") {
+            return (.aborted, "the client closed the connection without a word")
+        }
+        return (.tls, "the connection failed: \(text)")
     }
 
     /// - Returns: whether it was closed.
@@ -175,22 +274,88 @@ final class ConnectionHandler: ChannelDuplexHandler {
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         // Without a peer that was let in, nothing is even looked at.
         guard self.phase == .open || self.phase == .waiting else { return }
-        self.lastReadAt = self.core.ticks
-        self.decoder.append(self.unwrapInboundIn(data))
-        self.process()
+        let bytes = self.unwrapInboundIn(data)
+        self.core.transport.bytesReceived &+= UInt64(bytes.readableBytes)
+        let size = bytes.readableBytes
+        self.decoder.append(bytes)
+        let packets = self.process()
+        if self.pace != nil { self.slowDown(packets, size) }
+        if self.isInLine, self.decoder.bufferedBytes > 2 * self.core.limits.maximumPacketSize {
+            self.isBacklogged = true
+            self.updateReading()
+        }
     }
 
-    private func process() {
-        guard !self.isReading else { return }
+    /// One turn: as many packets as one may take at a time; for the rest it goes to the end of the line.
+    ///
+    /// - Returns: how many there were.
+    @discardableResult
+    private func process() -> Int {
+        guard !self.isReading, !self.isInLine else { return 0 }
         self.isReading = true
         defer { self.isReading = false }
+        var count = 0
         do throws(MQTTError) {
-            while self.phase != .closed, !self.isHeld, let packet = try self.decoder.next() {
+            while self.phase != .closed, !self.isHeld, !self.isPaused {
+                if count >= self.core.limits.packetsPerTurn {
+                    self.isInLine = true
+                    self.core.standInLine(self)
+                    break
+                }
+                guard let packet = try self.decoder.next() else { break }
+                count += 1
+                if case .publish(let publish) = packet { self.core.transport.messagesReceivedByQoS.add(publish.qos) }
                 self.handle(packet)
+                if case .subscribe(let subscribe) = packet,
+                    subscribe.subscriptions.contains(where: { $0.filter.rawValue.hasPrefix("$SYS/") })
+                {
+                    self.core.figuresAreWanted()
+                }
             }
         } catch {
             self.fail(error)
         }
+        if count > 0 { self.lastPacketAt = self.core.ticks }
+        return count
+    }
+
+    /// Its turn has come again.
+    func takeTurn() {
+        self.isInLine = false
+        guard self.phase != .closed else { return }
+        let packets = self.process()
+        if self.pace != nil { self.slowDown(packets, 0) }
+        if self.isBacklogged, !self.isInLine {
+            self.isBacklogged = false
+            self.updateReading()
+        }
+    }
+
+    /// Who has sent more than its rate allows is read no further until that is made up for.
+    private func slowDown(_ packets: Int, _ bytes: Int) {
+        let now = self.core.nanoseconds
+        var wait: UInt64 = 0
+        if let rate = self.core.limits.packetRatePerConnection {
+            wait = max(wait, self.pace?.packets?.spend(packets, of: rate, at: now) ?? 0)
+        }
+        if let rate = self.core.limits.byteRatePerConnection {
+            wait = max(wait, self.pace?.bytes?.spend(bytes, of: rate, at: now) ?? 0)
+        }
+        guard wait > 0, !self.isPaused, self.phase != .closed else { return }
+        self.isPaused = true
+        self.updateReading()
+        let bound = NIOLoopBound(self, eventLoop: self.core.eventLoop)
+        self.core.eventLoop.scheduleTask(in: .nanoseconds(Int64(clamping: wait))) { bound.value.goOn() }
+    }
+
+    private func goOn() {
+        guard self.isPaused else { return }
+        self.isPaused = false
+        guard self.phase != .closed else { return }
+        self.lastPacketAt = self.core.ticks
+        let packets = self.process()
+        self.slowDown(packets, 0)
+        self.updateReading()
     }
 
     private func handle(_ packet: Packet) {
@@ -243,12 +408,18 @@ final class ConnectionHandler: ChannelDuplexHandler {
             return
         }
         self.peer = peer
+        if let (reason, words) = self.refusalToCount(peer) {
+            self.core.transport.connectionsRefused[reason, default: 0] += 1
+            self.refuse(.quotaExceeded, words, connect)
+            return
+        }
         switch self.core.connect(connect, peer: peer, handler: self) {
         case .refused(let code, let reason):
             self.refuse(code, reason, connect)
         case .accepted(let id, let connAck, let keepAlive):
             self.id = id
             self.phase = .open
+            self.core.transport.connectionsAccepted += 1
             self.decoder.topicAliasMaximum = connect.version == .v5_0 ? self.core.limits.topicAliasMaximum : 0
             self.aliases = OutboundAliases(
                 maximum: min(connect.properties.topicAliasMaximum ?? 0, self.core.limits.topicAliasMaximum))
@@ -261,6 +432,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     private func refuse(_ code: ReasonCode, _ reason: String, _ connect: Connect) {
+        self.core.transport.connectionsRefused[.connect, default: 0] += 1
         self.core.report(.connectRefused(peer: self.peer, clientID: connect.clientID, reason: reason))
         self.write(
             .connAck(ConnAck(sessionPresent: false, reasonCode: code, properties: [.reasonString(reason)])))
@@ -269,6 +441,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     /// The client broke the protocol: tell it why if it can be told, and end.
     private func fail(_ error: MQTTError) {
+        if self.phase == .waiting { self.core.transport.connectionsRefused[.malformed, default: 0] += 1 }
         if error.code == .packetTooLarge {
             self.core.report(.packetTooLarge(peer: self.peer, address: self.address, reason: error.reason))
         } else {
@@ -292,21 +465,23 @@ final class ConnectionHandler: ChannelDuplexHandler {
     func hold() {
         guard !self.isHeld else { return }
         self.isHeld = true
-        self.setAutoRead(false)
+        self.updateReading()
     }
 
     func resume() {
         guard self.isHeld else { return }
         self.isHeld = false
-        self.lastReadAt = self.core.ticks
-        self.setAutoRead(true)
+        self.lastPacketAt = self.core.ticks
+        self.updateReading()
         // The caller is inside the router's actions: the packets that wait come in a moment of their own.
         let bound = NIOLoopBound(self, eventLoop: self.core.eventLoop)
         self.core.eventLoop.execute { bound.value.process() }
     }
 
-    private func setAutoRead(_ isOn: Bool) {
-        guard let channel = self.context?.channel else { return }
+    private func updateReading() {
+        let isOn = !(self.isHeld || self.isPaused || self.isChoked || self.isBacklogged)
+        guard isOn != self.isAutoRead, let channel = self.context?.channel else { return }
+        self.isAutoRead = isOn
         do {
             try channel.syncOptions?.setOption(.autoRead, value: isOn)
         } catch {
@@ -324,16 +499,15 @@ final class ConnectionHandler: ChannelDuplexHandler {
                 return
             }
             if self.phase == .handshake {
-                self.refuseHandshake("no TLS handshake within \(self.core.limits.connectDeadline) s")
+                self.refuseHandshake(.deadline, "no TLS handshake within \(self.core.limits.connectDeadline) s")
             } else {
-                self.core.report(
-                    .connectRefused(
-                        peer: self.peer, clientID: "", reason: "no CONNECT within \(self.core.limits.connectDeadline) s"
-                    ))
-                self.close(.unspecifiedError, "no CONNECT")
+                self.refuse(.deadline, "no CONNECT within \(self.core.limits.connectDeadline) s")
             }
         case .open:
-            guard self.keepAlive > 0, !self.isHeld, now - self.lastReadAt > self.keepAlive else { return }
+            // Who is not read because of us cannot be blamed for its silence.
+            guard self.keepAlive > 0, !self.isHeld, !self.isPaused, !self.isInLine,
+                now - self.lastPacketAt > self.keepAlive
+            else { return }
             self.close(.keepAliveTimeout, "silent for longer than its keep-alive")
         case .closed:
             return
@@ -386,6 +560,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
     func writePublish(_ message: Message, _ header: Router.Header, now: UInt64) {
         guard self.phase == .open else { return }
         self.markDirty()
+        self.core.transport.messagesSentByQoS.add(header.qos)
         var publish = message.publish(
             qos: header.qos, retain: header.retain, isDuplicate: header.isDuplicate, packetID: header.packetID,
             subscriptionIDs: header.subscriptionIDs, now: now)
@@ -413,10 +588,24 @@ final class ConnectionHandler: ChannelDuplexHandler {
         let out = self.out
         self.out = ByteBuffer()
         self.lastFlush = out.readableBytes
+        self.core.transport.bytesSent &+= UInt64(out.readableBytes)
         context.writeAndFlush(self.wrapOutboundOut(out), promise: nil)
+        // The router sends nothing more to a slow client. Answers go on: who sends without taking them is read no
+        // further, so that they cannot pile up.
+        guard !context.channel.isWritable else { return }
+        self.untaken += self.lastFlush
+        if self.untaken > 2 * self.core.limits.slowConsumerBytes, !self.isChoked {
+            self.isChoked = true
+            self.updateReading()
+        }
     }
 
     func channelWritabilityChanged(context: ChannelHandlerContext) {
+        if context.channel.isWritable {
+            self.untaken = 0
+            self.isChoked = false
+            self.updateReading()
+        }
         if let id = self.id, self.phase == .open {
             self.core.router.setWritable(id, context.channel.isWritable)
             self.core.perform()

@@ -50,6 +50,29 @@ public struct BrokerLimits: Sendable {
     /// Bytes written but not taken by a client before it counts as slow: above, messages of QoS 0 to it are
     /// dropped, the others queued.
     public var slowConsumerBytes = 256 * 1_024
+    /// Payloads that wait for clients, in bytes, over all sessions. Beyond, the session with the most of them
+    /// loses its own new messages as if its queue were full.
+    public var maximumTotalQueuedBytes = 1_024 * 1_024 * 1_024
+
+    // MARK: Who connects how often
+
+    /// Connections at once from one address (IPv6: one /64).
+    public var maximumConnectionsPerAddress = 4_096
+    /// New connections from one address, the refused ones included; `nil` is any. Refused before TLS begins.
+    public var connectionRatePerAddress: Rate? = Rate(perSecond: 200, burst: 2_000)
+    /// Connections at once of one identity.
+    public var maximumConnectionsPerIdentity = 64
+    /// New connections of one identity; `nil` is any.
+    public var connectionRatePerIdentity: Rate? = Rate(perSecond: 20, burst: 400)
+
+    // MARK: How much one connection may send
+
+    /// Packets of one connection; `nil`, the default, is any. Who sends more is read more slowly: nothing is lost.
+    public var packetRatePerConnection: Rate?
+    /// Bytes of one connection, as ``packetRatePerConnection``.
+    public var byteRatePerConnection: Rate?
+    /// Packets that one connection has dealt with before the others have their turn.
+    public var packetsPerTurn = 128
 
     public init() {}
 }

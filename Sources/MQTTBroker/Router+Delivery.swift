@@ -65,16 +65,13 @@ extension Router {
 
     private mutating func queue(_ outgoing: Session.Outgoing, for session: Session) {
         let size = outgoing.message.payload.readableBytes
-        guard session.queue.count < self.limits.maximumQueuedMessages,
+        let isVictim =
+            self.totals.bytes + size > self.limits.maximumTotalQueuedBytes && self.relieve() === session
+        guard !isVictim, session.queue.count < self.limits.maximumQueuedMessages,
             session.queuedBytes + size <= self.limits.maximumQueuedBytes
         else {
             self.statistics.messagesDropped += 1
-            guard !session.isOverflowing, outgoing.qos != .atMostOnce else { return }
-            session.isOverflowing = true
-            self.actions.append(.event(.queueFull(peer: session.peer, clientID: session.clientID)))
-            if case .connection(let id) = session.place {
-                self.actions.append(.close(id, .quotaExceeded, "too slow: its queue is full"))
-            }
+            if outgoing.qos != .atMostOnce { self.overflow(session) }
             return
         }
         var outgoing = outgoing
@@ -90,6 +87,35 @@ extension Router {
         }
         session.enqueue(outgoing)
         self.pump(session.index)
+    }
+
+    /// It begins to lose messages: said once, and the client is asked to come again.
+    private mutating func overflow(_ session: Session) {
+        guard !session.isOverflowing else { return }
+        session.isOverflowing = true
+        self.actions.append(.event(.queueFull(peer: session.peer, clientID: session.clientID)))
+        if case .connection(let id) = session.place {
+            self.actions.append(.close(id, .quotaExceeded, "too slow: its queue is full"))
+        }
+    }
+
+    /// All queues together are full: the largest loses the newer half of its bytes, so that nobody pays for another,
+    /// and the next search is far away.
+    ///
+    /// - Returns: whose it was.
+    private mutating func relieve() -> Session? {
+        var victim: Session?
+        for case .some(let session) in self.sessions where session.queuedBytes > victim?.queuedBytes ?? 0 {
+            victim = session
+        }
+        guard let victim else { return nil }
+        let half = victim.queuedBytes / 2
+        while victim.queuedBytes > half, let outgoing = victim.dequeueLast() {
+            self.statistics.messagesDropped += 1
+            if victim.isDurable, outgoing.place > 0 { self.persist(.complete(victim.number, place: outgoing.place)) }
+        }
+        self.overflow(victim)
+        return victim
     }
 
     /// Sends what a session has to send and its window has room for: what was sent before and not

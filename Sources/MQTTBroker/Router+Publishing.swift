@@ -308,4 +308,20 @@ extension Router {
             self.resumeIfPossible(ConnectionID(index: index, generation: self.connections[index].generation))
         }
     }
+
+    /// A message of the broker's own, below `$SYS`: not retained, QoS 0, and nobody is asked whether it may be.
+    ///
+    /// - Returns: whether anybody has subscribed to it.
+    mutating func publishOwn(_ topic: TopicName, _ payload: ByteBuffer) -> Bool {
+        let targets = self.targets(topic, publisher: nil)
+        guard !targets.isEmpty else { return false }
+        let publish = Publish(topic: topic, payload: payload, qos: .atMostOnce, packetID: 0)
+        let message = Message(publish, sender: nil, now: self.now, isKept: true)
+        for target in targets where target.share == nil {
+            self.deliver(
+                message, to: target.session, qos: .atMostOnce, retain: false,
+                subscriptionIDs: target.subscriptionIDs, share: nil, settlement: nil)
+        }
+        return true
+    }
 }

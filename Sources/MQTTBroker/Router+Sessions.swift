@@ -12,6 +12,7 @@ extension Router {
             self.sessions.append(session)
         }
         session.index = index
+        session.join(self.totals)
         self.sessionIndex[session.key] = index
         self.sessionsOfOwner[session.key.owner, default: 0] += 1
         self.statistics.sessions += 1

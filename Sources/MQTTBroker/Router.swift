@@ -126,6 +126,7 @@ package struct Router {
     /// Shared subscriptions, by the whole filter with `$share/<name>/`.
     var shares: [TopicFilter: Share] = [:]
     var retained = RetainedStore()
+    let totals = QueueTotals()
     var inProcess: [Int: InProcess] = [:]
     var settlements: [UInt64: Settlement] = [:]
     var nextToken: UInt64 = 1

@@ -99,6 +99,7 @@ package final class Session {
     private(set) var queue: Deque<Outgoing> = []
     private(set) var queuedBytes = 0
     private var queuedAtMostOnce = 0
+    private var totals: QueueTotals?
     var window = 0
     var isOverflowing = false
 
@@ -114,6 +115,16 @@ package final class Session {
         self.expiry = expiry
     }
 
+    deinit {
+        self.totals?.add(messages: -self.queue.count, bytes: -self.queuedBytes)
+    }
+
+    /// From now on what waits here is counted together with what waits elsewhere.
+    func join(_ totals: QueueTotals) {
+        self.totals = totals
+        totals.add(messages: self.queue.count, bytes: self.queuedBytes)
+    }
+
     /// Its connection has ended. What was not acknowledged will be sent again; what was never to be is gone.
     func detach(at now: UInt64) {
         self.place = .nowhere
@@ -122,8 +133,10 @@ package final class Session {
         self.unacknowledged = 0
         guard self.queuedAtMostOnce > 0 else { return }
         self.queuedAtMostOnce = 0
+        let before = (self.queue.count, self.queuedBytes)
         self.queue.removeAll { $0.qos == .atMostOnce }
         self.queuedBytes = self.queue.reduce(0) { $0 + $1.message.payload.readableBytes }
+        self.totals?.add(messages: self.queue.count - before.0, bytes: self.queuedBytes - before.1)
     }
 
     /// Without a connection: whether its time is over.
@@ -150,12 +163,23 @@ package final class Session {
         outgoing.message.keep()
         self.queuedBytes += outgoing.message.payload.readableBytes
         if outgoing.qos == .atMostOnce { self.queuedAtMostOnce += 1 }
+        self.totals?.add(messages: 1, bytes: outgoing.message.payload.readableBytes)
         self.queue.append(outgoing)
     }
 
     func dequeue() -> Outgoing? {
-        guard let outgoing = self.queue.popFirst() else { return nil }
-        self.queuedBytes -= outgoing.message.payload.readableBytes
+        self.queue.popFirst().map { self.removed($0) }
+    }
+
+    /// The newest.
+    func dequeueLast() -> Outgoing? {
+        self.queue.popLast().map { self.removed($0) }
+    }
+
+    private func removed(_ outgoing: Outgoing) -> Outgoing {
+        let size = outgoing.message.payload.readableBytes
+        self.queuedBytes -= size
+        self.totals?.add(messages: -1, bytes: -size)
         if outgoing.qos == .atMostOnce { self.queuedAtMostOnce -= 1 }
         return outgoing
     }
@@ -238,5 +262,16 @@ package final class Session {
             Inflight(
                 qos: outgoing.qos, place: outgoing.place, state: delivery.isReleased ? .released : .published,
                 outgoing: delivery.isReleased ? nil : outgoing, wasSent: true))
+    }
+}
+
+/// What waits in all sessions of a router together.
+final class QueueTotals {
+    private(set) var messages = 0
+    private(set) var bytes = 0
+
+    func add(messages: Int, bytes: Int) {
+        self.messages += messages
+        self.bytes += bytes
     }
 }

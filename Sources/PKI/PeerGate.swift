@@ -12,6 +12,9 @@ public struct AdmittedPeer: Hashable, Sendable {
 
     let serialNumber: [UInt8]
     let issuerKeyIdentifier: [UInt8]
+
+    /// How often the gate's trust had been replaced when it was let in.
+    fileprivate(set) var epoch = 0
 }
 
 /// The check behind every TLS handshake, resumed ones included: who is the peer, and may it be here now?
@@ -29,8 +32,16 @@ public final class PeerGate: Sendable {
     public let trustDomain: TrustDomain
     public let demand: RevocationDemand
 
-    private let authorities: [AuthorityRules]
-    private let revocations: Mutex<RevocationIndex>
+    private struct Trust {
+        var authorities: [AuthorityRules]
+        var revocations: RevocationIndex
+        /// Counts ``replaceTrust(roots:intermediates:revocationLists:)``.
+        var epoch = 0
+        /// Key identifiers of those behind which peers of an earlier epoch may stay.
+        var issuers: Set<[UInt8]> = []
+    }
+
+    private let trust: Mutex<Trust>
     private let cache: Mutex<Generations>
 
     /// - Parameters:
@@ -47,10 +58,9 @@ public final class PeerGate: Sendable {
         for authority in authorities {
             rules.append(try AuthorityRules(authority))
         }
-        self.authorities = rules
         var index = RevocationIndex()
         try index.add(revocationLists, authorities: rules, strict: false)
-        self.revocations = Mutex(index)
+        self.trust = Mutex(Trust(authorities: rules, revocations: index))
         self.cache = Mutex(Generations(capacity: Self.cacheCapacity))
     }
 
@@ -60,10 +70,40 @@ public final class PeerGate: Sendable {
     /// - Throws: ``PKIError`` with code `unknown-issuer`, `signature`, or `crl-outdated` if a newer list is held; then
     ///   nothing has changed.
     public func update(_ lists: [RevocationList]) throws(PKIError) {
-        try self.revocations.withLock { (index) throws(PKIError) in
-            var updated = index
-            try updated.add(lists, authorities: self.authorities, strict: true)
-            index = updated
+        try self.trust.withLock { (trust) throws(PKIError) in
+            var updated = trust.revocations
+            try updated.add(lists, authorities: trust.authorities, strict: true)
+            trust.revocations = updated
+        }
+    }
+
+    /// Exchanges the authorities, in one step for all threads. Peers that were let in before may stay only if their
+    /// issuer is one of these intermediates, signed by one of these roots, or such a root itself: ask
+    /// ``requireStanding(_:at:)`` for live sessions afterwards. That peers which come later lead to the new roots is
+    /// for TLS to verify, as always.
+    ///
+    /// - Throws: as ``init(trustDomain:authorities:revocationLists:demand:)``; then nothing has changed.
+    public func replaceTrust(
+        roots: [Certificate], intermediates: [Certificate], revocationLists: [RevocationList]
+    ) throws(PKIError) {
+        var rootRules: [AuthorityRules] = []
+        for root in roots { rootRules.append(try AuthorityRules(root)) }
+        var rules = rootRules
+        var issuers = Set(rootRules.map(\.keyIdentifier))
+        for intermediate in intermediates {
+            let authority = try AuthorityRules(intermediate)
+            rules.append(authority)
+            // One that no root has signed is of no use, and no error: TLS will not believe it either.
+            let isTrusted = rootRules.contains { root in
+                root.certificate.subject == intermediate.issuer
+                    && root.certificate.publicKey.isValidSignature(intermediate.signature, for: intermediate)
+            }
+            if isTrusted { issuers.insert(authority.keyIdentifier) }
+        }
+        var index = RevocationIndex()
+        try index.add(revocationLists, authorities: rules, strict: false)
+        self.trust.withLock { trust in
+            trust = Trust(authorities: rules, revocations: index, epoch: trust.epoch + 1, issuers: issuers)
         }
     }
 
@@ -77,7 +117,7 @@ public final class PeerGate: Sendable {
                 .tooLarge, "a certificate of \(der.count) bytes; at most \(Certificate.maximumSize) are accepted")
         }
         let hash = Array(SHA256.hash(data: der))
-        let peer: AdmittedPeer
+        var peer: AdmittedPeer
         if let known = self.cache.withLock({ $0.find(hash) }) {
             peer = known
         } else {
@@ -87,17 +127,22 @@ public final class PeerGate: Sendable {
                 serialNumber: rules.serialNumber, issuerKeyIdentifier: rules.issuerKeyIdentifier)
             self.cache.withLock { $0.insert(peer, for: hash) }
         }
+        peer.epoch = self.trust.withLock { $0.epoch }
         try self.requireStanding(peer, at: now)
         return peer
     }
 
-    /// Whether a peer that was let in may stay: validity and revocation.
+    /// Whether a peer that was let in may stay: validity, revocation, and an issuer that is still trusted.
     ///
-    /// - Throws: ``PKIError`` with code `not-yet-valid`, `expired`, `revoked`, `crl-missing` or `crl-expired`.
+    /// - Throws: ``PKIError`` with code `not-yet-valid`, `expired`, `revoked`, `crl-missing`, `crl-expired` or
+    ///   `unknown-issuer`.
     public func requireStanding(_ peer: AdmittedPeer, at now: UnixTime) throws(PKIError) {
         try CommonRules.requireValidity(peer.validity, of: peer.identity, at: now)
-        try self.revocations.withLock { (index) throws(PKIError) in
-            try index.requireGood(
+        try self.trust.withLock { (trust) throws(PKIError) in
+            guard peer.epoch == trust.epoch || trust.issuers.contains(peer.issuerKeyIdentifier) else {
+                throw PKIError(.unknownIssuer, "the issuer of \(peer.identity) is no longer trusted")
+            }
+            try trust.revocations.requireGood(
                 peer.serialNumber, issuer: peer.issuerKeyIdentifier, subject: peer.identity.description, at: now,
                 demand: self.demand)
         }

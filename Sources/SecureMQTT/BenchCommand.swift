@@ -6,7 +6,9 @@ struct BenchCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "bench",
         abstract: "Measure this machine.",
-        subcommands: [BenchIngestCommand.self, BenchEndToEndCommand.self, BenchSessionsCommand.self])
+        subcommands: [
+            BenchIngestCommand.self, BenchEndToEndCommand.self, BenchSessionsCommand.self, BenchBrokerCommand.self,
+        ])
 }
 
 struct BenchIngestCommand: AsyncParsableCommand {

@@ -222,15 +222,9 @@ private final class BenchServer {
         }
     }
 
-    /// User and system time of the control center's process until now (proc(5), fields 14 and 15 of stat).
+    /// User and system time of the control center's process until now.
     var cpuSeconds: Double {
-        guard let process = self.processes.last,
-            let text = try? String(contentsOfFile: "/proc/\(process.processIdentifier)/stat", encoding: .utf8),
-            let end = text.lastIndex(of: ")")
-        else { return 0 }
-        let fields = text[text.index(after: end)...].split(separator: " ")
-        guard fields.count > 12, let user = Double(fields[11]), let system = Double(fields[12]) else { return 0 }
-        return (user + system) / Double(sysconf(Int32(_SC_CLK_TCK)))
+        self.processes.last.map { ProcessFigures.cpuSeconds($0.processIdentifier) } ?? 0
     }
 
     func kill() {

@@ -67,12 +67,51 @@ extension InstallationConfiguration {
             store: values.path(.brokerStore),
             durability: try values.choice(.brokerDurability, default: .safe),
             allowTLS12: try values.bool(.brokerAllowTLS12, default: false),
-            maximumConnections: try values.int(.brokerMaxConnections, 1...1_000_000, default: 10_000),
-            maximumPacketSize: try values.int(.brokerMaxPacketSize, 1_024...16_777_216, default: 131_072),
-            maximumQueuedMessages: try values.int(.brokerMaxQueuedMessages, 1...100_000_000, default: 100_000),
-            maximumQueuedBytes: try values.int(.brokerMaxQueuedBytes, 1_024...(1 << 40), default: 64 << 20))
+            limits: try Self.brokerLimits(values),
+            webSocketPort: try values.int(.brokerWebSocketPort, 0...65_535),
+            webSocketPath: try values.webSocketPath() ?? "/mqtt",
+            webSocketOrigins: values.list(.brokerWebSocketOrigins),
+            socket: values.path(.brokerSocket),
+            socketMode: try values.socketMode(),
+            socketOperators: try values.socketOperators(),
+            balancers: try values.list(.brokerBalancers).map { (text) throws(CommandError) in
+                do throws(BrokerError) {
+                    return try AddressRange(text)
+                } catch {
+                    throw values.wrong(.brokerBalancers, error.reason)
+                }
+            })
         self.controlCenter = try values.has(.controlCenterID) ? Self.controlCenter(values) : nil
         self.auditor = try values.has(.auditorID) ? Self.auditor(values) : nil
+    }
+
+    private static func brokerLimits(_ values: Values) throws(CommandError) -> BrokerLimits {
+        var limits = BrokerLimits()
+        func set(
+            _ limit: WritableKeyPath<BrokerLimits, Int>, _ key: Key, _ range: ClosedRange<Int>
+        ) throws(CommandError) {
+            limits[keyPath: limit] = try values.int(key, range, default: limits[keyPath: limit])
+        }
+        try set(\.maximumConnections, .brokerMaxConnections, 1...1_000_000)
+        try set(\.maximumPacketSize, .brokerMaxPacketSize, 1_024...16_777_216)
+        try set(\.maximumQueuedMessages, .brokerMaxQueuedMessages, 1...100_000_000)
+        try set(\.maximumQueuedBytes, .brokerMaxQueuedBytes, 1_024...(1 << 40))
+        try set(\.maximumTotalQueuedBytes, .brokerMaxTotalQueuedBytes, 1_024...(1 << 44))
+        try set(\.slowConsumerBytes, .brokerSlowConsumerBytes, 16_384...(1 << 30))
+        try set(\.maximumConnectionsPerAddress, .brokerMaxConnectionsPerAddress, 1...1_000_000)
+        try set(\.maximumConnectionsPerIdentity, .brokerMaxConnectionsPerIdentity, 1...1_000_000)
+        try set(\.maximumSessionsPerIdentity, .brokerMaxSessionsPerIdentity, 1...1_000_000)
+        limits.connectDeadline = UInt32(
+            try values.int(.brokerConnectDeadline, 1...3_600, default: Int(limits.connectDeadline)))
+        limits.maximumKeepAlive = UInt16(
+            try values.int(.brokerMaxKeepAlive, 1...65_535, default: Int(limits.maximumKeepAlive)))
+        limits.connectionRatePerAddress = try values.rate(
+            .brokerConnectionRatePerAddress, burst: 10, default: limits.connectionRatePerAddress)
+        limits.connectionRatePerIdentity = try values.rate(
+            .brokerConnectionRatePerIdentity, burst: 20, default: limits.connectionRatePerIdentity)
+        limits.packetRatePerConnection = try values.rate(.brokerMaxPacketRate, burst: 2, default: nil)
+        limits.byteRatePerConnection = try values.rate(.brokerMaxByteRate, burst: 2, default: nil)
+        return limits
     }
 
     private static func controlCenter(_ values: Values) throws(CommandError) -> ControlCenterSettings {
@@ -218,7 +257,44 @@ private struct Values {
         return value
     }
 
-    private func wrong(_ key: Key, _ reason: String) -> CommandError {
+    /// So many a second; 0 is any number.
+    ///
+    /// - Parameter burst: at once after a pause, in seconds of the rate.
+    func rate(_ key: Key, burst: Int, default value: Rate?) throws(CommandError) -> Rate? {
+        guard let perSecond = try self.int(key, 0...1_000_000_000) else { return value }
+        return perSecond == 0 ? nil : Rate(perSecond: perSecond, burst: burst * perSecond)
+    }
+
+    func webSocketPath() throws(CommandError) -> String? {
+        guard let path = self.string(.brokerWebSocketPath) else { return nil }
+        guard path.hasPrefix("/"), !path.contains("?") else {
+            throw self.wrong(.brokerWebSocketPath, "'\(path)' is not the path of a URL, such as /mqtt")
+        }
+        return path
+    }
+
+    func socketMode() throws(CommandError) -> UInt32 {
+        switch self.string(.brokerSocketMode) {
+        case nil, "0600", "600": return 0o600
+        case "0660", "660": return 0o660
+        case let text?: throw self.wrong(.brokerSocketMode, "'\(text)' is neither 0600 nor 0660")
+        }
+    }
+
+    /// `1000=mona`: numbers of users, and the operators that they are.
+    func socketOperators() throws(CommandError) -> [UInt32: Identifier] {
+        var operators: [UInt32: Identifier] = [:]
+        for entry in self.list(.brokerSocketOperators) {
+            let parts = entry.split(separator: "=", maxSplits: 1)
+            guard parts.count == 2, let user = UInt32(parts[0]), let id = try? Identifier(String(parts[1])) else {
+                throw self.wrong(.brokerSocketOperators, "'\(entry)' is not USER=OPERATOR, such as 1000=mona")
+            }
+            operators[user] = id
+        }
+        return operators
+    }
+
+    func wrong(_ key: Key, _ reason: String) -> CommandError {
         let name = InstallationConfiguration.environmentName(key.rawValue)
         let source =
             !self.isFromOutside(key.rawValue)

@@ -40,6 +40,24 @@ struct InstallationConfiguration: Sendable {
         case brokerMaxPacketSize = "broker.max-packet-size"
         case brokerMaxQueuedMessages = "broker.max-queued-messages"
         case brokerMaxQueuedBytes = "broker.max-queued-bytes"
+        case brokerMaxTotalQueuedBytes = "broker.max-total-queued-bytes"
+        case brokerSlowConsumerBytes = "broker.slow-consumer-bytes"
+        case brokerConnectDeadline = "broker.connect-deadline"
+        case brokerMaxKeepAlive = "broker.max-keep-alive"
+        case brokerMaxConnectionsPerAddress = "broker.max-connections-per-address"
+        case brokerConnectionRatePerAddress = "broker.connection-rate-per-address"
+        case brokerMaxConnectionsPerIdentity = "broker.max-connections-per-identity"
+        case brokerConnectionRatePerIdentity = "broker.connection-rate-per-identity"
+        case brokerMaxSessionsPerIdentity = "broker.max-sessions-per-identity"
+        case brokerMaxPacketRate = "broker.max-packet-rate"
+        case brokerMaxByteRate = "broker.max-byte-rate"
+        case brokerWebSocketPort = "broker.websocket-port"
+        case brokerWebSocketPath = "broker.websocket-path"
+        case brokerWebSocketOrigins = "broker.websocket-origins"
+        case brokerSocket = "broker.socket"
+        case brokerSocketMode = "broker.socket-mode"
+        case brokerSocketOperators = "broker.socket-operators"
+        case brokerBalancers = "broker.balancers"
         case controlCenterID = "control-center.id"
         case controlCenterCertificate = "control-center.certificate"
         case controlCenterKey = "control-center.key"
@@ -91,7 +109,7 @@ struct TrustSettings: Sendable {
             demand: self.requireCurrentLists ? .current : .lastKnown)
     }
 
-    private func readIntermediates() throws(PKIError) -> [Certificate] {
+    func readIntermediates() throws(PKIError) -> [Certificate] {
         guard let intermediates else { return [] }
         return try CertificateFile.read(intermediates)
     }
@@ -121,14 +139,22 @@ struct BrokerSettings: Sendable {
     let durability: BrokerDurability
     /// Accept TLS 1.2. Default false: 1.3 only.
     let allowTLS12: Bool
-    /// Default 10,000.
-    let maximumConnections: Int
-    /// In bytes. Default 131,072.
-    let maximumPacketSize: Int
-    /// Messages that wait for one client. Default 100,000.
-    let maximumQueuedMessages: Int
-    /// Their payloads, in bytes. Default 64 MiB.
-    let maximumQueuedBytes: Int
+    /// Defaults are those of ``BrokerLimits``.
+    let limits: BrokerLimits
+    /// A port for MQTT over WebSocket, at the same address; nil, the default, for none.
+    let webSocketPort: Int?
+    /// Default `/mqtt`.
+    let webSocketPath: String
+    /// Whose web pages may connect. Default none.
+    let webSocketOrigins: [String]
+    /// A Unix socket for local tools; nil, the default, for none.
+    let socket: String?
+    /// 0o600, the default, or 0o660.
+    let socketMode: UInt32
+    /// Which operator a user of this machine is. Default: the broker's own user and root are the operator `local`.
+    let socketOperators: [UInt32: Identifier]
+    /// From where a PROXY header comes before TLS. Default none.
+    let balancers: [AddressRange]
 }
 
 /// The control center.

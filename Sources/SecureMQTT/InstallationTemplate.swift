@@ -34,12 +34,41 @@ enum InstallationTemplate {
           #durability: safe
           # Accept TLS 1.2 beside 1.3.
           #allow-tls12: false
+          # MQTT over WebSocket with TLS, at the same address. None unless set. Web pages may connect only if their
+          # origin is listed: a browser presents its user's certificate on behalf of any page.
+          #websocket-port: 8443
+          #websocket-path: /mqtt
+          #websocket-origins: [https://console.example.org]
+          # A Unix socket for tools on this machine, such as secure-mqtt broker status. None unless set.
+          #socket: broker/broker.sock
+          # 0600, or 0660 for the broker's group too.
+          #socket-mode: 0600
+          # Which operator a user (by number) is there. Else the broker's own user and root are the operator 'local'.
+          #socket-operators: [1000=mona]
+          # Load balancers that send a PROXY header, version 2. From elsewhere it is not believed.
+          #balancers: [10.0.0.0/8]
           #max-connections: 10000
+          # Of one address (IPv6: one /64) and of one identity: at once, and new ones a second. Rates of 0: any.
+          #max-connections-per-address: 4096
+          #connection-rate-per-address: 200
+          #max-connections-per-identity: 64
+          #connection-rate-per-identity: 20
+          # Sessions of one identity, connected or not.
+          #max-sessions-per-identity: 16
+          # Packets and bytes a second of one connection: who sends more is read more slowly. 0: any.
+          #max-packet-rate: 0
+          #max-byte-rate: 0
+          # Seconds from accepting a connection to its CONNECT, and the longest keep-alive.
+          #connect-deadline: 10
+          #max-keep-alive: 3600
           # Bytes.
           #max-packet-size: 131072
-          # Messages, and bytes of their payloads, that wait for one client.
+          # Messages, and bytes of their payloads, that wait for one client; and bytes for all clients together.
           #max-queued-messages: 100000
           #max-queued-bytes: 67108864
+          #max-total-queued-bytes: 1073741824
+          # Bytes that a client has not taken before it counts as slow.
+          #slow-consumer-bytes: 262144
 
         control-center:
           id: \(controlCenter)

@@ -62,7 +62,7 @@ public enum TopicTable {
                 "control_center/checkpoint",
             ]
         case .controlCenter: ["audits/#"]
-        case .operator: ["audits/#", "control_center/#"]
+        case .operator: ["audits/#", "control_center/#", "$SYS/#"]
         case .broker: []
         }
     }

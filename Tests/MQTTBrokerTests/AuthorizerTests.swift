@@ -38,6 +38,7 @@ struct AuthorizerTests {
             (.auditor, "a", "control_center/updates/a/#", true), (.auditor, "a", "control_center/updates/#", false),
             (.auditor, "a", "control_center/alerts/all", true), (.auditor, "a", "audits/measures/a", false),
             (.operator, "o", "audits/#", true), (.operator, "o", "control_center/#", true),
+            (.operator, "o", "$SYS/#", true), (.auditor, "a", "$SYS/#", false),
             (.operator, "o", "#", false),
             (.operator, "o", "audits/+/x", true), (.controlCenter, "c", "audits/#", true),
             (.controlCenter, "c", "#", false), (.broker, "b", "audits/#", false),

@@ -198,6 +198,53 @@ struct TLSTests {
         }
     }
 
+    @Test("New roots cut whoever no longer leads to one, and nobody else; new certificates cut nobody")
+    func replacedTrust() async throws {
+        let gate = try self.pki.gate()
+        try await self.withBroker(gate: gate) { broker in
+            let client = try await self.connect(broker, try self.pki.auditor("auditor-1"))
+            #expect(try await client.expectConnAck().reasonCode == .success)
+            let other = try self.pki.foreign()
+            let same = (
+                [self.pki.root.certificate, other.root.certificate],
+                [self.pki.intermediate.certificate, other.intermediate.certificate]
+            )
+            // One root more: nobody goes.
+            try gate.replaceTrust(roots: same.0, intermediates: same.1, revocationLists: [])
+            try broker.broker.reload(
+                tls: try BrokerTLS(
+                    chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM,
+                    rootsPEM: self.pki.rootPEM + other.rootPEM))
+            #expect(try await broker.broker.recheckPeers() == 0)
+            try await client.ping()
+            // The old one gone: its intermediate alone, which is still listed, is worth nothing.
+            try gate.replaceTrust(
+                roots: [other.root.certificate], intermediates: same.1, revocationLists: [])
+            try broker.broker.reload(
+                tls: try BrokerTLS(
+                    chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM, rootsPEM: other.rootPEM))
+            #expect(try await broker.broker.recheckPeers() == 1)
+            #expect(try await client.expectDisconnect() == .notAuthorized)
+            let late = try await RawClient.connect(
+                port: broker.port, tls: try self.context(try self.pki.auditor("auditor-1")))
+            #expect(try await late.expectEnd())
+        }
+    }
+
+    @Test("A handshake that began before certificates were exchanged begins anew")
+    func handshakeAcrossReload() async throws {
+        try await self.withBroker { broker in
+            let client = try await ByteClient.connect(port: broker.port)
+            var sockets = 0
+            while sockets == 0 { sockets = try await broker.broker.statistics().sockets }
+            try broker.broker.reload(
+                tls: try BrokerTLS(
+                    chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM, rootsPEM: self.pki.rootPEM))
+            #expect(try await client.readToEnd("the end").isEmpty)
+            try await self.waitForRefusedHandshake(broker, "exchanged")
+        }
+    }
+
     // MARK: Mosquitto's clients
 
     private static let hasTools =

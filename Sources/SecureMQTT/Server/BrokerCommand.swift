@@ -1,5 +1,6 @@
 import ArgumentParser
 import Logging
+import MQTTBroker
 
 struct BrokerCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -16,7 +17,8 @@ struct BrokerCommand: AsyncParsableCommand {
             EXAMPLES
               secure-mqtt broker --config /srv/energy/secure-mqtt.yaml
               secure-mqtt broker --development --port 1883 --set maximum-qos=1 --set subscribe-deny=private/#
-            """)
+            """,
+        subcommands: [BrokerStatusCommand.self])
 
     @Flag(help: "Serve everybody on this machine, without TLS, on 127.0.0.1; keep nothing.")
     var development = false
@@ -40,9 +42,11 @@ struct BrokerCommand: AsyncParsableCommand {
             throw CommandError(.usage, "--port goes with --development; else write --set broker.port=8884")
         }
         let parts = try ServerParts(try await self.options.load())
+        OpenFiles.raiseLimit(
+            for: parts.configuration.broker.limits.maximumConnections, logger: Logger(label: "broker"))
         let broker = try parts.makeBroker()
-        let watch = RevocationWatch(
-            trust: parts.configuration.trust, gate: parts.gate, broker: broker, logger: Logger(label: "revocation"))
+        let watch = TrustWatch(
+            parts: parts, broker: broker, logger: Logger(label: "trust"))
         try await runServices(
             [broker, ListeningNotice(broker: broker), watch], logger: Logger(label: "broker"))
     }

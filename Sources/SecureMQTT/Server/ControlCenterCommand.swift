@@ -27,9 +27,9 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let store = try parts.openStore()
         let bus = try parts.makeClientBus(identified)
         let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified)
-        let watch = RevocationWatch(
-            trust: parts.configuration.trust, gate: parts.gate, controlCenter: center,
-            published: identified.ownList, logger: Logger(label: "revocation"))
+        let watch = TrustWatch(
+            parts: parts, controlCenter: center,
+            published: identified.ownList, logger: Logger(label: "trust"))
         try await runServices([bus, center, watch], logger: Logger(label: "control-center"))
     }
 }

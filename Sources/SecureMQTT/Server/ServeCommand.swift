@@ -30,13 +30,15 @@ struct ServeCommand: AsyncParsableCommand {
         let parts = try ServerParts(try await self.options.load())
         let identified = try parts.identifyControlCenter()
         let store = try parts.openStore()
+        OpenFiles.raiseLimit(
+            for: parts.configuration.broker.limits.maximumConnections, logger: Logger(label: "broker"))
         let broker = try parts.makeBroker()
         let session = try await broker.openInProcessSession(
             identity: identified.peer, clientID: "control-center", subscriptions: ServerParts.subscriptions)
         let center = try parts.makeControlCenter(bus: session, store: store, identified: identified)
-        let watch = RevocationWatch(
-            trust: parts.configuration.trust, gate: parts.gate, broker: broker, controlCenter: center,
-            published: identified.ownList, logger: Logger(label: "revocation"))
+        let watch = TrustWatch(
+            parts: parts, broker: broker, controlCenter: center,
+            published: identified.ownList, logger: Logger(label: "trust"))
         try await runServices(
             [broker, ListeningNotice(broker: broker), center, watch], logger: Logger(label: "serve"))
     }

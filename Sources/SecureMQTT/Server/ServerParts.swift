@@ -22,11 +22,53 @@ struct ServerParts: Sendable {
         self.gate = try configuration.trust.makeGate()
     }
 
+    /// Exchanges whom the gate trusts for what the files say now.
+    func replaceTrust(_ lists: [RevocationList]) throws {
+        let trust = self.configuration.trust
+        try self.gate.replaceTrust(
+            roots: try CertificateFile.read(trust.root), intermediates: try trust.readIntermediates(),
+            revocationLists: lists)
+    }
+
     // MARK: Broker
 
     func makeBroker(
         observer: (@Sendable (BrokerEvent) -> Void)? = nil, logger: Logger = Logger(label: "broker")
     ) throws -> Broker {
+        let settings = self.configuration.broker
+        let tls = try self.makeBrokerTLS()
+        var listeners: [BrokerConfiguration.Listener] = [
+            .tls(host: settings.listen, port: settings.port).behindBalancers(at: settings.balancers)
+        ]
+        if let port = settings.plaintextPort {
+            listeners.append(.plaintextOnLoopback(port: port, identify: Self.identifyByUsername))
+        }
+        if let port = settings.webSocketPort {
+            let listener = BrokerConfiguration.Listener.webSocket(
+                host: settings.listen, port: port, path: settings.webSocketPath,
+                allowedOrigins: settings.webSocketOrigins)
+            listeners.append(listener.behindBalancers(at: settings.balancers))
+        }
+        if let path = settings.socket {
+            listeners.append(.unix(path: path, mode: settings.socketMode, identify: try self.identifyLocally()))
+        }
+        var configuration = BrokerConfiguration(
+            listeners: listeners, tls: tls, admission: PeerAdmission(gate: self.gate, now: { .now }),
+            limits: settings.limits,
+            observer: { event in
+                Self.log(event, logger)
+                observer?(event)
+            })
+        configuration.store = settings.store.map {
+            BrokerConfiguration.Store(directory: $0, durability: settings.durability)
+        }
+        return try Broker(configuration: configuration, logger: logger)
+    }
+
+    /// Reads the broker's certificate and key and the roots, now.
+    ///
+    /// - Throws: an error that says which file is wrong.
+    func makeBrokerTLS() throws -> BrokerTLS {
         let settings = self.configuration.broker
         guard let certificate = settings.certificate, let key = settings.key else {
             throw CommandError(
@@ -37,30 +79,26 @@ struct ServerParts: Sendable {
         let identity = try self.configuration.trust.makeVerifier().verify(chain: chain, at: .now, roles: [.broker])
         let signingKey = try KeyFile.read(key)
         _ = try CertificateSigner(identity, key: signingKey)
-        let tls = try BrokerTLS(
+        return try BrokerTLS(
             chainPEM: chain.map(\.pemText).joined(), keyPEM: signingKey.pemRepresentation ?? "",
             rootsPEM: try CertificateFile.read(self.configuration.trust.root).map(\.pemText).joined(),
             allowsTLS12: settings.allowTLS12)
+    }
 
-        var listeners: [BrokerConfiguration.Listener] = [.tls(host: settings.listen, port: settings.port)]
-        if let port = settings.plaintextPort {
-            listeners.append(.plaintextOnLoopback(port: port, identify: Self.identifyByUsername))
+    /// Who a process of this machine is, by its user.
+    private func identifyLocally() throws -> @Sendable (LocalPeer) -> PeerIdentity? {
+        let domain = self.configuration.trust.domain
+        var operators = self.configuration.broker.socketOperators
+        if operators.isEmpty {
+            let local = try Identifier("local")
+            operators = [0: local, getuid(): local]
         }
-        var limits = BrokerLimits()
-        limits.maximumPacketSize = settings.maximumPacketSize
-        limits.maximumConnections = settings.maximumConnections
-        limits.maximumQueuedMessages = settings.maximumQueuedMessages
-        limits.maximumQueuedBytes = settings.maximumQueuedBytes
-        var configuration = BrokerConfiguration(
-            listeners: listeners, tls: tls, admission: PeerAdmission(gate: self.gate, now: { .now }), limits: limits,
-            observer: { event in
-                Self.log(event, logger)
-                observer?(event)
-            })
-        configuration.store = settings.store.map {
-            BrokerConfiguration.Store(directory: $0, durability: settings.durability)
+        return { [operators] peer in
+            guard let id = operators[peer.userID] else { return nil }
+            return PeerIdentity(
+                spiffeID: SPIFFEID(trustDomain: domain, role: .operator, id: id),
+                certificateHash: [UInt8](repeating: 0, count: 32))
         }
-        return try Broker(configuration: configuration, logger: logger)
     }
 
     /// Without TLS a client is who its user name says: a SPIFFE ID.

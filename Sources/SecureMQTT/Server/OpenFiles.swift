@@ -1,0 +1,28 @@
+import Foundation
+import Logging
+
+/// The limit of open files, of which each connection is one.
+enum OpenFiles {
+    /// Raises it as far as the system lets us, and says so if the configured connections do not fit.
+    ///
+    /// - Parameter connections: that the broker may have at once.
+    static func raiseLimit(for connections: Int, logger: Logger) {
+        var limit = rlimit()
+        guard getrlimit(Self.resource, &limit) == 0 else { return }
+        if limit.rlim_cur < limit.rlim_max {
+            let raised = rlimit(rlim_cur: limit.rlim_max, rlim_max: limit.rlim_max)
+            withUnsafePointer(to: raised) { if setrlimit(Self.resource, $0) == 0 { limit = raised } }
+        }
+        // Databases, listeners and the like take a few dozen.
+        guard limit.rlim_cur < UInt64(connections) + 128 else { return }
+        logger.warning(
+            "the system allows fewer open files than broker.max-connections: raise the hard limit (LimitNOFILE in systemd)",
+            metadata: ["open-files": "\(limit.rlim_cur)", "max-connections": "\(connections)"])
+    }
+
+    #if os(Linux)
+        private static let resource = __rlimit_resource_t(RLIMIT_NOFILE.rawValue)
+    #else
+        private static let resource = RLIMIT_NOFILE
+    #endif
+}

@@ -1,0 +1,126 @@
+import ControlCenter
+import Foundation
+import Logging
+import MQTTBroker
+import PKI
+import ServiceLifecycle
+import Synchronization
+import UnixSignals
+
+/// Reads files again when they have changed, and all of them on SIGHUP, so that what they say takes effect within a
+/// second: revocation lists (live sessions of the revoked are cut, and nothing more of them is stored), the broker's
+/// certificate and key, roots and intermediates (live sessions that no longer lead to a root are cut). Good
+/// connections stay. What cannot be read, or does not fit together, changes nothing: the former holds.
+///
+/// The files are looked at twice a second: that works on every file system and however a file is replaced.
+struct TrustWatch: Service {
+    let parts: ServerParts
+    var broker: Broker?
+    var controlCenter: ControlCenter?
+    /// The list of these that the control center publishes.
+    var published: @Sendable ([RevocationList]) -> [UInt8]? = { _ in nil }
+    let logger: Logger
+
+    private var trust: TrustSettings { self.parts.configuration.trust }
+
+    func run() async throws {
+        let hangUp = Flag()
+        await cancelWhenGracefulShutdown {
+            await withDiscardingTaskGroup { group in
+                group.addTask {
+                    for await _ in await UnixSignalsSequence(trapping: .sighup) {
+                        hangUp.value.store(true, ordering: .relaxed)
+                    }
+                }
+                var marks = Marks(self)
+                while (try? await Task.sleep(for: .milliseconds(500))) != nil {
+                    let isAsked = hangUp.value.exchange(false, ordering: .relaxed)
+                    let former = marks
+                    marks.look(self)
+                    // The trust first: lists of new authorities are known only then.
+                    if isAsked || marks.trust != former.trust || marks.identity != former.identity {
+                        await self.reload(trustHasChanged: isAsked || marks.trust != former.trust)
+                    } else if marks.lists != former.lists {
+                        await self.reloadLists()
+                    }
+                }
+                group.cancelAll()
+            }
+        }
+    }
+
+    private func reload(trustHasChanged: Bool) async {
+        do {
+            // Everything is read before anything is exchanged.
+            let lists = try self.trust.readRevocationLists()
+            let tls = try self.broker.map { _ in try self.parts.makeBrokerTLS() }
+            if trustHasChanged { try self.parts.replaceTrust(lists) }
+            if let tls { try self.broker?.reload(tls: tls) }
+            let closed = try await self.broker?.recheckPeers() ?? 0
+            self.logger.notice(
+                "certificate, key and roots read again", metadata: ["disconnected": "\(closed)"])
+            if trustHasChanged { await self.reloadLists() }
+        } catch {
+            self.logger.error(
+                "certificate, key or roots cannot be used: the former ones hold", metadata: ["reason": "\(error)"])
+        }
+    }
+
+    private func reloadLists() async {
+        guard self.trust.revocationLists != nil else { return }
+        do {
+            let lists = try self.trust.readRevocationLists()
+            try self.parts.gate.update(lists)
+            try await self.controlCenter?.update(lists, published: self.published(lists))
+            let closed = try await self.broker?.recheckPeers() ?? 0
+            self.logger.notice(
+                "revocation lists read again",
+                metadata: ["revoked": "\(lists.reduce(0) { $0 + $1.entries.count })", "disconnected": "\(closed)"])
+        } catch {
+            self.logger.error("revocation lists cannot be read: the former ones hold", metadata: ["reason": "\(error)"])
+        }
+    }
+
+    /// SIGHUP has come.
+    private final class Flag: Sendable {
+        let value = Atomic(false)
+    }
+
+    /// What the files looked like.
+    private struct Marks {
+        var trust: [Mark?] = []
+        var identity: [Mark?] = []
+        var lists: [Mark?] = []
+
+        init(_ watch: TrustWatch) { self.look(watch) }
+
+        mutating func look(_ watch: TrustWatch) {
+            let trust = watch.trust
+            let broker = watch.broker == nil ? nil : watch.parts.configuration.broker
+            Self.look(&self.trust, [trust.root, trust.intermediates])
+            Self.look(&self.identity, [broker?.certificate, broker?.key])
+            Self.look(&self.lists, [trust.revocationLists])
+        }
+
+        private static func look(_ marks: inout [Mark?], _ paths: [String?]) {
+            // While a file is being replaced there may be none: then it is as it was.
+            marks = paths.enumerated().map { index, path in
+                path.flatMap { Mark($0) } ?? (marks.indices.contains(index) ? marks[index] : nil)
+            }
+        }
+    }
+
+    /// What changes when a file is replaced or written.
+    private struct Mark: Equatable {
+        let number: Int?
+        let size: Int?
+        let date: Date?
+
+        init?(_ path: String) {
+            guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { return nil }
+            self.number = attributes[.systemFileNumber] as? Int
+            self.size = attributes[.size] as? Int
+            self.date = attributes[.modificationDate] as? Date
+        }
+    }
+}
