@@ -1,5 +1,5 @@
-public import MQTT
-public import MQTTClient
+import MQTT
+import MQTTClient
 import NIOCore
 
 extension FuzzTarget {

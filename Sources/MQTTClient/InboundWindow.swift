@@ -29,9 +29,6 @@ package struct InboundWindow: Sendable {
     /// How many places of our window are taken (MQTT 5.0 section 4.9).
     package var held: Int { self.entries.count + self.receivedNow.count }
 
-    /// QoS 2 messages that are settled and that the server has not released.
-    package var isEmpty: Bool { self.entries.isEmpty && self.received.isEmpty }
-
     /// - Returns: The token to settle it with; `nil` if that identifier is in use.
     package mutating func begin(_ packetID: UInt16, _ qos: QoS) -> UInt64? {
         guard !self.received.contains(packetID), self.inUse.insert(packetID).inserted else { return nil }

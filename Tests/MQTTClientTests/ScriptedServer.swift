@@ -103,8 +103,11 @@ struct ScriptedConnection: Sendable {
         return packet
     }
 
-    func nextAuth() async throws -> Auth {
-        guard case .auth(let packet) = try await self.next() else { throw Unexpected(description: "no AUTH") }
+    /// The client's AUTH.
+    func nextAuthPacket() async throws -> Packet {
+        guard let packet = try await self.next(), case .auth = packet else {
+            throw Unexpected(description: "no AUTH")
+        }
         return packet
     }
 

@@ -188,10 +188,11 @@ struct MosquittoFeatureTests {
         sending.clientID = "sender"
         sending.subscriptions = []
         sending.unacknowledged = .resend
+        let sender = sending
         let count = 300
         let texts = try await withBus(MQTTClientBus(quiet: receiving)) { _, events in
             try await events.untilConnected()
-            return try await withBus(MQTTClientBus(quiet: sending)) { bus, _ in
+            return try await withBus(MQTTClientBus(quiet: sender)) { bus, _ in
                 try await withThrowingTaskGroup(of: Void.self) { group in
                     group.addTask {
                         for number in 0..<count {
