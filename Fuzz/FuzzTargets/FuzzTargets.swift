@@ -1,4 +1,5 @@
 /// Every decoder that is fuzzed. Add a file `FuzzTarget+<Module>.swift` with a static array and name it here.
 public enum FuzzTargets {
-    public static let all: [FuzzTarget] = FuzzTarget.pki + FuzzTarget.mqtt + FuzzTarget.mqttClient + FuzzTarget.csv + FuzzTarget.telemetry
+    public static let all: [FuzzTarget] =
+        FuzzTarget.pki + FuzzTarget.mqtt + FuzzTarget.mqttClient + FuzzTarget.csv + FuzzTarget.telemetry
 }

@@ -251,7 +251,8 @@ final class ClientHandler: ChannelInboundHandler {
         if self.hasSentConnect, let reasonCode = error.farewell,
             self.configuration.version == .v5_0 || reasonCode == .normalDisconnection
         {
-            self.write(.disconnect(reasonCode == .normalDisconnection ? self.farewell : Disconnect(reasonCode: reasonCode)))
+            self.write(
+                .disconnect(reasonCode == .normalDisconnection ? self.farewell : Disconnect(reasonCode: reasonCode)))
         }
         self.flush()
         if self.isShuttingDown, error == MQTTClientError(.closed, ""), self.hasSentConnect {

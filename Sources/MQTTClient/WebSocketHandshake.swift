@@ -68,7 +68,8 @@ final class WebSocketHandshake: ChannelDuplexHandler, RemovableChannelHandler {
             context.fireErrorCaught(
                 MQTTClientError(
                     .webSocketRefused,
-                    "\(self.path) answered \(head.status.code) \(head.status.reasonPhrase): no MQTT over WebSocket there")
+                    "\(self.path) answered \(head.status.code) \(head.status.reasonPhrase): no MQTT over WebSocket there"
+                )
             )
             return
         }

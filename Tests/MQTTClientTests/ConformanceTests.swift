@@ -136,7 +136,9 @@ struct ConformanceTests {
                 var type = ""
                 for line in try String(contentsOf: file, encoding: .utf8).split(separator: "\n") {
                     if let match = line.firstMatch(of: /^(?:private )?struct ([A-Za-z0-9]+)/) { type = String(match.1) }
-                    if let match = line.firstMatch(of: /^    func ([A-Za-z0-9]+)\(/) { existing.insert(type + "." + match.1) }
+                    if let match = line.firstMatch(of: /^    func ([A-Za-z0-9]+)\(/) {
+                        existing.insert(type + "." + match.1)
+                    }
                 }
             }
         }

@@ -540,7 +540,8 @@ struct ExactlyOnceModelTests {
         // The weather clears.
         if !isConnected { try connect() }
         var rounds = 0
-        while !toServer.isEmpty || !toClient.isEmpty || !open.isEmpty || driver.session.outstanding > 0, rounds < 50_000 {
+        while !toServer.isEmpty || !toClient.isEmpty || !open.isEmpty || driver.session.outstanding > 0, rounds < 50_000
+        {
             if !open.isEmpty { settle(0) }
             try step()
             rounds += 1

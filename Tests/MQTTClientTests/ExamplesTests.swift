@@ -55,7 +55,8 @@ struct ExamplesTests {
         "What goes wrong is one line and an exit status",
         arguments: [
             Failure(arguments: ["publish", "--port", "1", "a", "b"], status: 69, text: "connect-failed"),
-            Failure(arguments: ["publish", "--host", "192.0.2.1", "a", "b"], status: 64, text: "invalid-configuration"),
+            Failure(
+                arguments: ["publish", "--host", "192.0.2.1", "a", "b"], status: 64, text: "invalid-configuration"),
             Failure(
                 arguments: ["publish", "--v3", "--content-type", "x", "a", "b", "--port"], status: 64,
                 text: "not-in-this-version"),

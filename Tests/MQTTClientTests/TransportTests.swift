@@ -49,7 +49,8 @@ private final class FramedServer: ChannelInboundHandler {
                 self.wrapOutboundOut(WebSocketFrame(fin: true, opcode: .binary, data: ByteBuffer(bytes: [byte]))),
                 promise: nil)
         }
-        context.writeAndFlush(self.wrapOutboundOut(WebSocketFrame(fin: true, opcode: .ping, data: ByteBuffer())), promise: nil)
+        context.writeAndFlush(
+            self.wrapOutboundOut(WebSocketFrame(fin: true, opcode: .ping, data: ByteBuffer())), promise: nil)
     }
 }
 
@@ -117,7 +118,8 @@ struct WebSocketTests {
         return configuration
     }
 
-    @Test("MQTT goes through WebSocket frames, cut anywhere, with and without TLS (chapter 6)", arguments: [true, false])
+    @Test(
+        "MQTT goes through WebSocket frames, cut anywhere, with and without TLS (chapter 6)", arguments: [true, false])
     func thereAndBack(isSecure: Bool) async throws {
         let pki = isSecure ? try TestPKI() : nil
         let server = try await self.listen(pki)
@@ -178,7 +180,8 @@ struct MosquittoFeatureTests {
         }
     }
 
-    @Test("While the server comes and goes, each QoS 2 message arrives exactly once", arguments: ProtocolVersion.allCases)
+    @Test(
+        "While the server comes and goes, each QoS 2 message arrives exactly once", arguments: ProtocolVersion.allCases)
     func restarts(version: ProtocolVersion) async throws {
         let mosquitto = try await MosquittoServer()
         var receiving = try MQTTClientConfiguration.plaintext(
@@ -222,7 +225,9 @@ struct MosquittoFeatureTests {
         #expect(texts.sorted() == (0..<count).map { "\($0)" }.sorted())
     }
 
-    @Test("Who vanishes, or says so in its goodbye, has its will published, with its properties", arguments: [true, false])
+    @Test(
+        "Who vanishes, or says so in its goodbye, has its will published, with its properties",
+        arguments: [true, false])
     func will(vanishes: Bool) async throws {
         let mosquitto = try await MosquittoServer()
         let watching = try MQTTClientConfiguration.plaintext(port: mosquitto.port, clientID: "watcher")
