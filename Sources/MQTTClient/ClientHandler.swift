@@ -326,8 +326,8 @@ final class ClientHandler: ChannelInboundHandler {
         for (message, waiter) in self.work.enqueued {
             self.session?.enqueue(message, for: waiter, into: &self.actions)
         }
-        for (request, waiter) in self.work.requests { self.session?.ask(request, for: waiter, into: &self.actions) }
         for token in self.work.settled { self.session?.settle(token, into: &self.actions) }
+        for (request, waiter) in self.work.requests { self.session?.ask(request, for: waiter, into: &self.actions) }
         for id in self.work.cancelled { self.session?.cancel(where: { $0.id == id }, into: &self.actions) }
         self.perform()
         if self.work.madeRoom {

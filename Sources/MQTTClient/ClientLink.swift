@@ -29,6 +29,7 @@ final class ClientLink: SettlementTarget {
         /// Whether there is something to do without a connection.
         var isForOffline: Bool {
             !self.messages.isEmpty || !self.enqueued.isEmpty || !self.requests.isEmpty || !self.cancelled.isEmpty
+                || !self.settled.isEmpty
         }
 
         mutating func removeAll() {
@@ -248,8 +249,17 @@ final class ClientLink: SettlementTarget {
     }
 
     func settle(_ token: UInt64) {
-        // Without a connection there is nothing to acknowledge: the message will come again.
-        self.change { if $0.handler != nil { $0.work.settled.append(token) } }
+        // Without a connection there is nothing to acknowledge: the message will come again. Of a QoS 2 message the
+        // session remembers that it is settled, and does not deliver it again.
+        self.change { state in
+            guard !state.isClosed else { return }
+            if state.handler != nil || self.home != nil {
+                state.work.settled.append(token)
+            } else {
+                var actions: [Session.Action] = []
+                state.session?.settle(token, into: &actions)
+            }
+        }
     }
 
     /// Outstanding publishes are waited for, then the connection is closed in good order.
@@ -338,6 +348,7 @@ final class ClientLink: SettlementTarget {
     private static func perform(_ work: inout Work, on session: inout Session, into actions: inout [Session.Action]) {
         for (message, waiter) in work.messages { session.publish(message, for: waiter, into: &actions) }
         for (message, waiter) in work.enqueued { session.enqueue(message, for: waiter, into: &actions) }
+        for token in work.settled { session.settle(token, into: &actions) }
         for (request, waiter) in work.requests { session.ask(request, for: waiter, into: &actions) }
         for id in work.cancelled { session.cancel(where: { $0.id == id }, into: &actions) }
         work.removeAll()

@@ -417,16 +417,19 @@ package struct ClientSession<Waiter: Sendable>: Sendable {
 
     /// A delivery is dealt with.
     package mutating func settle(_ token: UInt64, into actions: inout [Action]) {
-        var received: [UInt16] = []
-        self.inbound.settle(token) { packetID, qos in
-            if qos == .exactlyOnce {
-                received.append(packetID)
-                actions.append(.send(.pubRec(PubRec(packetID: packetID))))
-            } else {
-                actions.append(.send(.pubAck(PubAck(packetID: packetID))))
-            }
-        }
-        for packetID in received { self.change(.received(packetID: packetID)) }
+        let first = actions.count
+        self.inbound.settle(token) { actions.append(.send(Self.acknowledgement(of: $0, $1))) }
+        self.record(actions[first...])
+    }
+
+    private static func acknowledgement(of packetID: UInt16, _ qos: QoS) -> Packet {
+        qos == .exactlyOnce ? .pubRec(PubRec(packetID: packetID)) : .pubAck(PubAck(packetID: packetID))
+    }
+
+    /// What we acknowledge with PUBREC is ours from then on.
+    private mutating func record(_ actions: ArraySlice<Action>) {
+        guard self.isDurable else { return }
+        for case .send(.pubRec(let packet)) in actions { self.change(.received(packetID: packet.packetID)) }
     }
 
     // MARK: Asking
@@ -765,6 +768,14 @@ package struct ClientSession<Waiter: Sendable>: Sendable {
             throw MQTTClientError(
                 .receiveMaximumExceeded,
                 "more than \(self.configuration.receiveMaximum) unacknowledged messages (MQTT-3.3.4-9)")
+        }
+        if publish.qos == .exactlyOnce,
+            self.inbound.resume(publish.packetID, isDuplicate: publish.isDuplicate)
+        {
+            let first = actions.count
+            self.inbound.acknowledgeSettled { actions.append(.send(Self.acknowledgement(of: $0, $1))) }
+            self.record(actions[first...])
+            return
         }
         if let token = self.inbound.begin(publish.packetID, publish.qos) {
             actions.append(.deliver(publish, token: token))

@@ -25,7 +25,7 @@ final class WebSocketHandshake: ChannelDuplexHandler, RemovableChannelHandler {
     private let maximumFrameSize: Int
     private let upgrader: NIOWebSocketClientUpgrader
     private let codec: [any RemovableChannelHandler]
-    private var isOver = false
+    private var isAccepted = false
 
     /// - Parameter maximumFrameSize: The largest frame taken, in bytes.
     init(host: String, path: String, maximumFrameSize: Int) {
@@ -60,19 +60,27 @@ final class WebSocketHandshake: ChannelDuplexHandler, RemovableChannelHandler {
     }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-        guard !self.isOver, case .head(let head) = self.unwrapInboundIn(data) else { return }
-        self.isOver = true
-        guard head.status == .switchingProtocols, self.upgrader.shouldAllowUpgrade(upgradeResponse: head),
-            head.headers["Sec-WebSocket-Protocol"] == ["mqtt"]
-        else {
+        switch self.unwrapInboundIn(data) {
+        case .head(let head):
+            self.isAccepted =
+                head.status == .switchingProtocols && self.upgrader.shouldAllowUpgrade(upgradeResponse: head)
+                && head.headers["Sec-WebSocket-Protocol"] == ["mqtt"]
+            guard !self.isAccepted else { return }
             context.fireErrorCaught(
                 MQTTClientError(
                     .webSocketRefused,
                     "\(self.path) answered \(head.status.code) \(head.status.reasonPhrase): no MQTT over WebSocket there"
                 )
             )
-            return
+        case .body:
+            break
+        case .end:
+            if self.isAccepted { self.makeWay(context) }
         }
+    }
+
+    /// The answer has ended: frames follow.
+    private func makeWay(_ context: ChannelHandlerContext) {
         let pipeline = context.pipeline.syncOperations
         do {
             try pipeline.addHandlers(

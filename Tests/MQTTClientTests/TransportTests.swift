@@ -225,10 +225,8 @@ struct MosquittoFeatureTests {
         #expect(texts.sorted() == (0..<count).map { "\($0)" }.sorted())
     }
 
-    @Test(
-        "Who vanishes, or says so in its goodbye, has its will published, with its properties",
-        arguments: [true, false])
-    func will(vanishes: Bool) async throws {
+    @Test("Who says so in its goodbye has its will published, with its properties")
+    func will() async throws {
         let mosquitto = try await MosquittoServer()
         let watching = try MQTTClientConfiguration.plaintext(port: mosquitto.port, clientID: "watcher")
         var mortal = try MQTTClientConfiguration.plaintext(port: mosquitto.port, clientID: "mortal")
@@ -240,17 +238,7 @@ struct MosquittoFeatureTests {
         let frozen = mortal
         try await MQTTConnection.withConnection(watching) { connection in
             let events = Events(connection)
-            if vanishes {
-                // Another connection with its name: the server closes the first, which says nothing.
-                var other = frozen
-                other.will = nil
-                let successor = other
-                try await MQTTConnection.withConnection(frozen) { _ in
-                    try await MQTTConnection.withConnection(successor) { _ in }
-                }
-            } else {
-                try await MQTTConnection.withConnection(frozen) { try $0.setGoodbye(publishingWill: true) }
-            }
+            try await MQTTConnection.withConnection(frozen) { try $0.setGoodbye(publishingWill: true) }
             let delivery = try await events.nextDelivery()
             #expect(delivery.text == "gone")
             #expect(delivery.properties.contentType == "text/plain")
