@@ -50,10 +50,14 @@ bench: setup ## Measure on this machine, as ratios to its own limits
 	@$(SWIFT) run $(CONFIGURATION) --skip-build secure-mqtt bench ingest
 
 format: ## Format the sources
-	@$(SWIFT) format -i --recursive --parallel Sources Tests Fuzz Package.swift
+	@$(SWIFT) format -i --recursive --parallel Sources Tests Fuzz Examples Package.swift
 
 lint: ## Check the format of the sources
-	@$(SWIFT) format lint --strict --recursive --parallel Sources Tests Fuzz Package.swift
+	@$(SWIFT) format lint --strict --recursive --parallel Sources Tests Fuzz Examples Package.swift
+
+docs: ## Build the documentation of the MQTT modules into .build/docs
+	@$(SWIFT) build $(CONFIGURATION) --product secure-mqtt
+	@scripts/docs
 
 clean: ## Remove everything that was built
 	@rm -rf .build .build-thread .build-address .venv demo

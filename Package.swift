@@ -33,6 +33,7 @@ let package = Package(
         .executable(name: "secure-mqtt", targets: ["SecureMQTT"]),
         .library(name: "MQTT", targets: ["MQTT"]),
         .library(name: "MQTTClient", targets: ["MQTTClient"]),
+        .library(name: "MQTTClientSQLite", targets: ["MQTTClientSQLite"]),
         .library(name: "MQTTBroker", targets: ["MQTTBroker"]),
         .library(name: "COSE", targets: ["COSE"]),
         .library(name: "Identity", targets: ["Identity"]),
@@ -74,8 +75,11 @@ let package = Package(
         .target(
             name: "MQTTClient",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", nio, nioPosix, nioTLS, nioSSL, logging, lifecycle, deque,
+                "Identity", "MQTT", "MessageBus", nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, logging,
+                lifecycle, deque,
             ]),
+        // Where an MQTT client's session survives its process.
+        .target(name: "MQTTClientSQLite", dependencies: ["MQTT", "MQTTClient", grdb, nio]),
         .target(
             name: "MQTTBroker",
             dependencies: [
@@ -121,10 +125,18 @@ let package = Package(
                 x509, asn1,
             ]),
 
+        // What a program does with the MQTT client, each in a screenful.
+        .executableTarget(
+            name: "mqtt-example",
+            dependencies: ["MQTT", "MQTTClient", "MQTTClientSQLite", "MessageBus", argumentParser, logging, nio],
+            path: "Examples"),
+
         // Mutation fuzzing of every decoder: short in the tests, long by `make fuzz`.
         .target(
             name: "FuzzTargets",
-            dependencies: ["Identity", "MQTT", "MQTTBroker", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio, x509],
+            dependencies: [
+                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio, x509,
+            ],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
 
@@ -137,7 +149,10 @@ let package = Package(
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "FuzzTargets", nio]),
         .testTarget(
             name: "MQTTClientTests",
-            dependencies: ["MQTTClient", "MQTT", "TestSupport", nio, nioPosix, nioSSL, nioEmbedded, logging]),
+            dependencies: [
+                "MQTTClient", "MQTTClientSQLite", "MQTT", "MessageBus", "TestSupport", "FuzzTargets", "mqtt-example",
+                nio, nioPosix, nioSSL, nioEmbedded, nioHTTP1, nioWebSocket, logging,
+            ]),
         .testTarget(
             name: "MQTTBrokerTests",
             dependencies: [

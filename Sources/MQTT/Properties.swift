@@ -63,6 +63,9 @@ public struct Properties: Hashable, Sendable {
     public var authenticationMethod: String? {
         self.first { if case .authenticationMethod(let value) = $0 { value } else { nil } }
     }
+    public var authenticationData: [UInt8]? {
+        self.first { if case .authenticationData(let value) = $0 { value } else { nil } }
+    }
     /// Seconds.
     public var messageExpiryInterval: UInt32? {
         self.first { if case .messageExpiryInterval(let value) = $0 { value } else { nil } }

@@ -4,6 +4,7 @@ import MessageBus
 import NIOCore
 import NIOSSL
 import NIOTLS
+import NIOWebSocket
 import Synchronization
 
 /// Why a connection failed, known beyond its end.
@@ -45,8 +46,10 @@ final class ClientHandler: ChannelInboundHandler {
     private var link: ClientLink?
     private var session: ClientLink.Session?
     private var work = ClientLink.Work()
-    private var ready: EventLoopPromise<Bool>?
+    private var ready: EventLoopPromise<ServerInformation>?
     private var ended: EventLoopPromise<MQTTClientError>?
+    private var routes: [any MessageRoute] = []
+    private var farewell = Disconnect()
 
     private var isTransportReady = false
     private var hasSentConnect = false
@@ -67,6 +70,7 @@ final class ClientHandler: ChannelInboundHandler {
         self.firstError = firstError
         self.decoder = PacketDecoder(
             sender: .server, version: configuration.version, maximumPacketSize: configuration.maximumPacketSize)
+        self.decoder.topicAliasMaximum = configuration.topicAliasMaximum
     }
 
     // MARK: Life
@@ -74,9 +78,11 @@ final class ClientHandler: ChannelInboundHandler {
     /// Takes the session and uses it as soon as the transport is ready.
     ///
     /// - Parameters:
-    ///   - ready: Succeeds with "session present" when every subscription is granted.
+    ///   - ready: Succeeds with what the server said when every subscription is granted.
     ///   - ended: Succeeds with the reason when the connection is no more and the session is given back.
-    func begin(link: ClientLink, ready: EventLoopPromise<Bool>?, ended: EventLoopPromise<MQTTClientError>) {
+    func begin(
+        link: ClientLink, ready: EventLoopPromise<ServerInformation>?, ended: EventLoopPromise<MQTTClientError>
+    ) {
         guard let context = self.context, context.channel.isActive,
             let session = link.attach(NIOLoopBound(self, eventLoop: context.eventLoop))
         else {
@@ -88,6 +94,7 @@ final class ClientHandler: ChannelInboundHandler {
         }
         self.link = link
         self.session = session
+        self.routes = link.routes
         self.ready = ready
         self.ended = ended
         let limit = TimeAmount(self.configuration.connectTimeout)
@@ -120,17 +127,30 @@ final class ClientHandler: ChannelInboundHandler {
     }
 
     private func transportIsActive() {
-        if case .plaintextLoopback = self.configuration.transport { self.isTransportReady = true }
-        self.connectIfReady()
+        if self.configuration.transport.tls == nil { self.peerIsRight() }
+    }
+
+    /// The other end is who it should be: MQTT begins, or WebSocket before it.
+    private func peerIsRight() {
+        if self.configuration.transport.webSocketPath == nil {
+            self.isTransportReady = true
+            self.connectIfReady()
+        } else {
+            self.context?.triggerUserOutboundEvent(WebSocketHandshake.Begin(), promise: nil)
+        }
     }
 
     func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
         if case .handshakeCompleted = event as? TLSUserEvent { self.handshakeCompleted(context) }
+        if event is WebSocketHandshake.Completed {
+            self.isTransportReady = true
+            self.connectIfReady()
+        }
         context.fireUserInboundEventTriggered(event)
     }
 
     private func handshakeCompleted(_ context: ChannelHandlerContext) {
-        guard case .tls(let tls) = self.configuration.transport, self.error == nil else { return }
+        guard let tls = self.configuration.transport.tls, self.error == nil else { return }
         if let verifyPeer = tls.verifyPeer {
             do {
                 let handler = try context.pipeline.syncOperations.handler(type: NIOSSLHandler.self)
@@ -143,16 +163,51 @@ final class ClientHandler: ChannelInboundHandler {
                 return
             }
         }
-        self.isTransportReady = true
-        self.connectIfReady()
+        self.peerIsRight()
     }
 
     private func connectIfReady() {
         guard self.isTransportReady, self.session != nil, !self.hasSentConnect, self.error == nil else { return }
         self.hasSentConnect = true
-        self.session?.connect(into: &self.actions)
+        guard let authenticator = self.configuration.authenticator else {
+            self.connect(authentication: nil)
+            return
+        }
+        self.askAuthenticator {
+            try await authenticator.begin()
+        } then: { handler, data in
+            handler.connect(authentication: data)
+        }
+    }
+
+    private func connect(authentication: [UInt8]?) {
+        self.session?.connect(authentication: authentication, into: &self.actions)
         self.perform()
         self.flush()
+    }
+
+    /// Asks the authentication method, away from the event loop, and goes on here.
+    private func askAuthenticator<Value: Sendable>(
+        _ ask: @escaping @Sendable () async throws -> Value,
+        then goOn: @escaping @Sendable (ClientHandler, Value) -> Void
+    ) {
+        guard let context = self.context else { return }
+        let handler = NIOLoopBound(self, eventLoop: context.eventLoop)
+        Task {
+            let result: Result<Value, any Error>
+            do {
+                result = .success(try await ask())
+            } catch {
+                result = .failure(error)
+            }
+            handler.eventLoop.execute {
+                guard handler.value.error == nil, handler.value.session != nil else { return }
+                switch result {
+                case .success(let value): goOn(handler.value, value)
+                case .failure(let error): handler.value.fail(MQTTClientError(.authenticationFailed, "\(error)"))
+                }
+            }
+        }
     }
 
     func channelInactive(context: ChannelHandlerContext) {
@@ -174,6 +229,8 @@ final class ClientHandler: ChannelInboundHandler {
             return error
         case NIOSSLError.uncleanShutdown:
             return MQTTClientError(.connectionLost, "the connection ended without a TLS goodbye")
+        case is NIOWebSocketError:
+            return MQTTClientError(.protocolError, "the server broke the rules of WebSocket: \(error)")
         case is NIOSSLError, is BoringSSLError, is NIOSSLExtraError:
             let text = "\(error)"
             // BoringSSL has no other way to tell the alert than its name.
@@ -194,7 +251,8 @@ final class ClientHandler: ChannelInboundHandler {
         if self.hasSentConnect, let reasonCode = error.farewell,
             self.configuration.version == .v5_0 || reasonCode == .normalDisconnection
         {
-            self.write(.disconnect(Disconnect(reasonCode: reasonCode)))
+            self.write(
+                .disconnect(reasonCode == .normalDisconnection ? self.farewell : Disconnect(reasonCode: reasonCode)))
         }
         self.flush()
         if self.isShuttingDown, error == MQTTClientError(.closed, ""), self.hasSentConnect {
@@ -220,7 +278,7 @@ final class ClientHandler: ChannelInboundHandler {
         self.session = nil
         let error = self.error ?? MQTTClientError(.connectionLost, "the connection is gone")
         self.pushEvents(to: link)
-        link.detach(session, error: error.busError)
+        link.detach(session, error: error)
         self.ready?.fail(error)
         self.ended?.succeed(error)
     }
@@ -233,9 +291,11 @@ final class ClientHandler: ChannelInboundHandler {
         do {
             while let packet = try self.decoder.next() {
                 try self.session?.receive(packet, into: &self.actions)
-                self.perform()
+                // With a store all that came in one read is made durable at once.
+                if !self.isDurable { self.perform() }
                 guard self.error == nil else { return }
             }
+            self.perform()
         } catch {
             self.perform()
             self.fail(
@@ -257,14 +317,22 @@ final class ClientHandler: ChannelInboundHandler {
     func drain() {
         guard let link = self.link else { return }
         link.take(&self.work)
+        self.farewell = self.work.farewell
+        if let routes = self.work.routes { self.setRoutes(routes, link) }
         for (message, waiter) in self.work.messages {
             self.session?.publish(message, for: waiter, into: &self.actions)
-            self.perform()
+            if !self.isDurable { self.perform() }
+        }
+        for (message, waiter) in self.work.enqueued {
+            self.session?.enqueue(message, for: waiter, into: &self.actions)
         }
         for token in self.work.settled { self.session?.settle(token, into: &self.actions) }
+        for (request, waiter) in self.work.requests { self.session?.ask(request, for: waiter, into: &self.actions) }
         for id in self.work.cancelled { self.session?.cancel(where: { $0.id == id }, into: &self.actions) }
         self.perform()
-        if self.work.madeRoom { self.queueHasRoom = true }
+        if self.work.madeRoom {
+            self.queueHasRoom = link.events.hasRoom && self.routes.allSatisfy { $0.hasRoom }
+        }
         self.work.removeAll()
         if self.work.aborts {
             self.isShuttingDown = false
@@ -297,12 +365,16 @@ final class ClientHandler: ChannelInboundHandler {
         context.fireChannelWritabilityChanged()
     }
 
+    private var isDurable: Bool { self.configuration.sessionStore != nil }
+
     private func perform() {
         guard !self.isPerforming else { return }
         self.isPerforming = true
         defer { self.isPerforming = false }
         var next = 0
         while next < self.actions.count {
+            // Before anything is sent or told, what it depends on is on disk.
+            if self.session?.hasChanges == true, !self.commit(from: next) { return }
             switch self.actions[next] {
             case .send(let packet):
                 self.write(packet)
@@ -311,12 +383,57 @@ final class ClientHandler: ChannelInboundHandler {
                 self.deliver(publish, token: token)
             case .complete(let waiter, let outcome):
                 waiter.resume(outcome)
-            case .ready(let sessionPresent):
-                self.isReady(sessionPresent: sessionPresent)
+            case .ready(let server):
+                self.isReady(server)
+            case .challenge(let data):
+                self.answer(data)
+            case .authenticated(let data, let waiter):
+                self.authenticated(data, waiter)
+            case .undeliverable(let message, let error):
+                self.configuration.undeliverable?(message, error)
             }
             next += 1
         }
         self.actions.removeAll(keepingCapacity: true)
+        if self.session?.hasChanges == true { _ = self.commit(from: 0) }
+    }
+
+    /// - Returns: `false` if the store failed: then the actions from `next` on are void, and who waits is told.
+    private func commit(from next: Int) -> Bool {
+        guard let link = self.link, let changes = self.session?.takeChanges() else { return false }
+        guard let error = link.commit(changes) else { return true }
+        let void = Array(self.actions[next...])
+        self.actions.removeAll()
+        ClientLink.complete(void, error: error)
+        self.fail(error)
+        return false
+    }
+
+    private func answer(_ challenge: [UInt8]) {
+        guard let authenticator = self.configuration.authenticator else { return }
+        self.askAuthenticator {
+            try await authenticator.respond(to: challenge)
+        } then: { handler, answer in
+            handler.session?.authenticate(with: answer, into: &handler.actions)
+            handler.perform()
+            handler.finishBatch()
+        }
+    }
+
+    private func authenticated(_ data: [UInt8]?, _ waiter: PublishWaiter?) {
+        guard let authenticator = self.configuration.authenticator else { return }
+        // At connect this goes on beside what follows CONNACK; a server that is not believed is left all the same.
+        let handler = self.context.map { NIOLoopBound(self, eventLoop: $0.eventLoop) }
+        Task {
+            do {
+                try await authenticator.finish(data)
+                waiter?.resume(.done)
+            } catch {
+                let error = MQTTClientError(.authenticationFailed, "\(error)")
+                waiter?.resume(.failed(error))
+                handler?.eventLoop.execute { handler?.value.fail(error) }
+            }
+        }
     }
 
     private func write(_ packet: Packet) {
@@ -329,21 +446,47 @@ final class ClientHandler: ChannelInboundHandler {
 
     private func deliver(_ publish: Publish, token: UInt64?) {
         guard let link = self.link else { return }
-        let size = publish.payload.readableBytes + publish.topic.rawValue.utf8.count
         let delivery = Delivery(
             topic: publish.topic,
             // A copy: the original keeps the whole buffer that was read from the network.
             payload: ByteBuffer(bytes: publish.payload.readableBytesView),
-            qos: publish.qos, isRetained: publish.retain,
+            qos: publish.qos, isRetained: publish.retain, properties: MessageProperties(wire: publish.properties),
             settlement: token.map { Delivery.Settlement(target: link, token: $0) })
+        if !self.routes.isEmpty, self.route(delivery) { return }
         self.events.append(.delivery(delivery))
         self.deliveredCount += 1
-        self.deliveredBytes += size
+        self.deliveredBytes += delivery.size
     }
 
-    private func isReady(sessionPresent: Bool) {
+    /// - Returns: Whether a dynamic subscription wanted it.
+    private func route(_ delivery: Delivery) -> Bool {
+        let wanting = self.routes.filter { $0.wants(delivery) }
+        guard let first = wanting.first else { return false }
+        if wanting.count == 1 {
+            if !first.push(delivery) { self.queueHasRoom = false }
+        } else {
+            let shared = SharedSettlement(delivery, count: wanting.count)
+            for (index, route) in wanting.enumerated() where !route.push(shared.share(index)) {
+                self.queueHasRoom = false
+            }
+        }
+        return true
+    }
+
+    /// New routes get what came for them before they were there, such as a resumed session's messages.
+    private func setRoutes(_ routes: [any MessageRoute], _ link: ClientLink) {
+        self.routes = routes
+        self.pushEvents(to: link)
+        guard !routes.isEmpty else { return }
+        for delivery in link.events.extract(where: { delivery in routes.contains { $0.wants(delivery) } }) {
+            _ = self.route(delivery)
+        }
+        self.queueHasRoom = link.events.hasRoom && routes.allSatisfy { $0.hasRoom }
+    }
+
+    private func isReady(_ server: ServerInformation) {
         self.events.append(.connected)
-        self.ready?.succeed(sessionPresent)
+        self.ready?.succeed(server)
         self.ready = nil
         if let context = self.context, let seconds = self.session?.keepAlive, seconds > 0 {
             self.keepAlive = KeepAlive(
@@ -365,8 +508,9 @@ final class ClientHandler: ChannelInboundHandler {
 
     private func pushEvents(to link: ClientLink) {
         guard !self.events.isEmpty else { return }
-        self.queueHasRoom = link.events.push(
+        let hasRoom = link.events.push(
             self.events, deliveries: self.deliveredCount, bytes: self.deliveredBytes)
+        self.queueHasRoom = hasRoom && self.routes.allSatisfy { $0.hasRoom }
         self.events.removeAll(keepingCapacity: true)
         self.deliveredCount = 0
         self.deliveredBytes = 0

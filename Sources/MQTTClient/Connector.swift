@@ -8,61 +8,55 @@ struct Connector: Sendable {
     let configuration: MQTTClientConfiguration
     let group: any EventLoopGroup
     private let context: NIOSSLContext?
+    private let owned: OwnedGroup?
+
+    /// A thread for a client whose session store blocks it.
+    private final class OwnedGroup: Sendable {
+        let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+
+        deinit { self.group.shutdownGracefully { _ in } }
+    }
 
     /// - Throws: ``MQTTClientError`` with code `invalid-configuration`.
     init(configuration: MQTTClientConfiguration, group: any EventLoopGroup) throws(MQTTClientError) {
         try configuration.validate()
         self.configuration = configuration
-        self.group = group
-        if case .tls(let tls) = configuration.transport {
-            self.context = try tls.makeContext()
-        } else {
-            self.context = nil
-        }
+        self.owned = configuration.sessionStore == nil ? nil : OwnedGroup()
+        self.group = self.owned?.group ?? group
+        self.context = try configuration.transport.tls?.makeContext()
     }
 
     /// A connection that is under way.
     struct Attempt {
-        /// "Session present", when every subscription is granted.
-        var ready: EventLoopFuture<Bool>
+        /// What the server said, when every subscription is granted.
+        var ready: EventLoopFuture<ServerInformation>
         /// Why it ended.
         var ended: EventLoopFuture<MQTTClientError>
     }
 
+    /// Between the tasks and the connections that will be made here.
+    ///
+    /// - Throws: ``MQTTClientError`` with code `session-store`.
+    func makeLink() throws(MQTTClientError) -> ClientLink {
+        try ClientLink(configuration: self.configuration, home: self.owned?.group.next())
+    }
+
     /// Connects, and gives the link's session to the connection.
     func connect(_ link: ClientLink) async throws(MQTTClientError) -> Attempt {
-        let configuration = self.configuration
-        let context = self.context
         let firstError = FirstError()
         link.beginAttempt()
         let channel: any Channel
         do {
-            channel = try await ClientBootstrap(group: self.group)
-                .connectTimeout(TimeAmount(configuration.connectTimeout))
-                .channelOption(.tcpOption(.tcp_nodelay), value: 1)
-                .channelInitializer { channel in
-                    // For a name with several addresses this runs once for each.
-                    link.isConnecting(channel)
-                    return channel.eventLoop.makeCompletedFuture {
-                        if case .tls(let tls) = configuration.transport, let context {
-                            try channel.pipeline.syncOperations.addHandler(
-                                tls.makeHandler(context: context, host: configuration.host))
-                        }
-                        try channel.pipeline.syncOperations.addHandler(
-                            ClientHandler(configuration: configuration, firstError: firstError))
-                    }
-                }
-                .connect(host: configuration.host, port: configuration.port).get()
+            channel = try await self.bootstrap(link, firstError)
         } catch let error as ChannelError {
             if case .connectTimeout = error {
-                throw MQTTClientError(
-                    .connectTimeout, "no TCP connection to \(configuration.host):\(configuration.port)")
+                throw MQTTClientError(.connectTimeout, "no connection to \(self.configuration.address)")
             }
-            throw MQTTClientError(.connectFailed, "\(configuration.host):\(configuration.port): \(error)")
+            throw MQTTClientError(.connectFailed, "\(self.configuration.address): \(error)")
         } catch {
-            throw MQTTClientError(.connectFailed, "\(configuration.host):\(configuration.port): \(error)")
+            throw MQTTClientError(.connectFailed, "\(self.configuration.address): \(error)")
         }
-        let ready = channel.eventLoop.makePromise(of: Bool.self)
+        let ready = channel.eventLoop.makePromise(of: ServerInformation.self)
         let ended = channel.eventLoop.makePromise(of: MQTTClientError.self)
         channel.eventLoop.execute {
             do {
@@ -75,5 +69,57 @@ struct Connector: Sendable {
             }
         }
         return Attempt(ready: ready.futureResult, ended: ended.futureResult)
+    }
+
+    private func bootstrap(_ link: ClientLink, _ firstError: FirstError) async throws -> any Channel {
+        let configuration = self.configuration
+        let context = self.context
+        let bootstrap = ClientBootstrap(group: self.group)
+            .connectTimeout(TimeAmount(configuration.connectTimeout))
+            .channelInitializer { channel in
+                // For a name with several addresses this runs once for each.
+                link.isConnecting(channel)
+                return channel.eventLoop.makeCompletedFuture {
+                    let pipeline = channel.pipeline.syncOperations
+                    if let tls = configuration.transport.tls, let context {
+                        try pipeline.addHandler(tls.makeHandler(context: context, host: configuration.host))
+                    }
+                    if let path = configuration.transport.webSocketPath {
+                        try WebSocketHandshake(
+                            host: "\(configuration.host):\(configuration.port)", path: path,
+                            maximumFrameSize: max(configuration.maximumPacketSize, 1 << 16)
+                        ).addTo(pipeline)
+                    }
+                    try pipeline.addHandler(ClientHandler(configuration: configuration, firstError: firstError))
+                }
+            }
+        if case .unixSocket(let path) = configuration.transport {
+            return try await bootstrap.connect(unixDomainSocketPath: path).get()
+        }
+        return try await bootstrap.channelOption(.tcpOption(.tcp_nodelay), value: 1)
+            .connect(host: configuration.host, port: configuration.port).get()
+    }
+}
+
+extension MQTTClientConfiguration {
+    /// Where it connects to, for people.
+    var address: String {
+        if case .unixSocket(let path) = self.transport { path } else { "\(self.host):\(self.port)" }
+    }
+}
+
+extension MQTTClientConfiguration.Transport {
+    var tls: MQTTClientConfiguration.TLS? {
+        switch self {
+        case .tls(let tls), .webSocket(let tls, _): tls
+        case .plaintextLoopback, .webSocketLoopback, .unixSocket: nil
+        }
+    }
+
+    var webSocketPath: String? {
+        switch self {
+        case .webSocket(_, let path), .webSocketLoopback(let path): path
+        case .tls, .plaintextLoopback, .unixSocket: nil
+        }
     }
 }

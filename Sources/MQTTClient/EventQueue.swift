@@ -116,6 +116,23 @@ final class EventQueue: Sendable {
         return events
     }
 
+    var hasRoom: Bool { self.state.withLock { !self.isFull($0) } }
+
+    /// Takes out the deliveries that belong elsewhere, in their order.
+    func extract(where belongsElsewhere: (Delivery) -> Bool) -> [Delivery] {
+        self.state.withLock { state in
+            var taken: [Delivery] = []
+            state.events.removeAll { event in
+                guard case .delivery(let delivery) = event, belongsElsewhere(delivery) else { return false }
+                taken.append(delivery)
+                state.deliveries -= 1
+                state.bytes -= delivery.size
+                return true
+            }
+            return taken
+        }
+    }
+
     /// Waits until there is room, or ``stopWaiting()``.
     func waitForRoom() async {
         await withUnsafeContinuation { (continuation: UnsafeContinuation<Void, Never>) in

@@ -17,10 +17,12 @@ public import ServiceLifecycle
 /// something else for long, acknowledgements of publishes are not read either. So the task that receives must
 /// not wait for a publish.
 ///
-/// **Publishes** of QoS 1 return at their PUBACK. They wait while the server's window or the network is full.
+/// **Publishes** of QoS 1 return at their PUBACK, of QoS 2 at their PUBCOMP. They wait while the server's window or the network is full.
 /// When the connection is lost before, they fail with ``BusError/Code/disconnected`` and are forgotten: the
 /// bus resends nothing whose failure it has told, for resending belongs to who keeps the message durably.
-/// (``MQTTClientConfiguration/unacknowledged`` can choose otherwise.)
+/// (``MQTTClientConfiguration/unacknowledged`` can choose otherwise; what was sent with QoS 2 always goes on.)
+///
+/// With a ``MQTTClientConfiguration/sessionStore`` it is the other way round: see ``enqueue(_:)``.
 public final class MQTTClientBus: MessageBus, Service {
     private let configuration: MQTTClientConfiguration
     private let connector: Connector
@@ -32,7 +34,7 @@ public final class MQTTClientBus: MessageBus, Service {
     /// - Parameters:
     ///   - clock: For the waits between attempts.
     ///   - randomness: For their jitter.
-    /// - Throws: ``MQTTClientError`` with code `invalid-configuration`.
+    /// - Throws: ``MQTTClientError`` with code `invalid-configuration` or `session-store`.
     public init(
         _ configuration: MQTTClientConfiguration,
         eventLoopGroup: any EventLoopGroup = MultiThreadedEventLoopGroup.singleton,
@@ -45,18 +47,20 @@ public final class MQTTClientBus: MessageBus, Service {
         self.clock = clock
         self.randomness = randomness
         self.logger = logger
-        self.link = ClientLink(configuration: configuration)
+        self.link = try self.connector.makeLink()
     }
 
     /// Connects, and connects again, until a graceful shutdown or ``shutDown()``; then waits for outstanding
     /// PUBACKs, says DISCONNECT and closes. Run it once.
     ///
-    /// - Throws: `CancellationError` when cancelled: then it closes without waiting.
+    /// - Throws: `CancellationError` when cancelled: then it closes without waiting. ``MQTTClientError`` with code
+    ///   `session-store` when the store fails.
     public func run() async throws {
-        defer { self.link.close(BusError(.closed, "the client has shut down")) }
+        defer { self.link.close(self.link.failure ?? MQTTClientError(.closed, "the client has shut down")) }
         try await withTaskCancellationHandler {
             try await withGracefulShutdownHandler {
                 await self.keepConnected()
+                if let failure = self.link.failure { throw failure }
                 try Task.checkCancellation()
             } onGracefulShutdown: {
                 self.link.shutDown()
@@ -72,8 +76,30 @@ public final class MQTTClientBus: MessageBus, Service {
     public func receive() async throws -> [BusEvent]? { try await self.link.receive() }
 
     public func publish(topic: TopicName, payload: ByteBuffer, qos: QoS, retain: Bool) async throws {
-        try await self.link.publish(OutgoingMessage(topic: topic, payload: payload, qos: qos, retain: retain))
+        do {
+            try await self.link.publish(OutgoingMessage(topic: topic, payload: payload, qos: qos, retain: retain))
+        } catch let error as MQTTClientError {
+            throw error.busError
+        }
     }
+
+    /// Publishes and waits until the server holds the message: QoS 1 its PUBACK, QoS 2 its PUBCOMP.
+    ///
+    /// - Throws: ``MQTTClientError``, `CancellationError`. After an error the message may or may not have been
+    ///   delivered, except after `publish-refused`, `message-too-large`, `not-offered`, `not-in-this-version`,
+    ///   `session-unknown` and `not-connected`: then it was not.
+    public func publish(_ message: OutgoingMessage) async throws {
+        try await self.link.publish(message)
+    }
+
+    /// Takes a message over: returns when it is in the ``MQTTClientConfiguration/sessionStore``, connected or not.
+    /// From then on it is delivered also if this process ends at any moment, once it runs again.
+    ///
+    /// If the server refuses it in the end, ``MQTTClientConfiguration/undeliverable`` is told.
+    ///
+    /// - Throws: ``MQTTClientError``: `invalid-request` (QoS 0, or no store), `session-store`, `closed`;
+    ///   `CancellationError`.
+    public func enqueue(_ message: OutgoingMessage) async throws { try await self.link.enqueue(message) }
 
     /// Publishes many messages, in their order, and waits until all have an outcome: cheaper than a task each.
     ///
@@ -107,12 +133,11 @@ public final class MQTTClientBus: MessageBus, Service {
         do {
             let attempt = try await self.connector.connect(self.link)
             do {
-                let sessionPresent = try await attempt.ready.get()
+                let server = try await attempt.ready.get()
                 self.logger.info(
                     "connected",
                     metadata: [
-                        "host": "\(self.configuration.host)", "port": "\(self.configuration.port)",
-                        "session-present": "\(sessionPresent)",
+                        "server": "\(self.configuration.address)", "session-present": "\(server.sessionPresent)",
                     ])
             } catch {
                 return (try await attempt.ended.get(), .zero)

@@ -1,11 +1,10 @@
-import MessageBus
 import Synchronization
 
-/// Who waits for a publish.
+/// Who waits for a publish or another request.
 enum PublishWaiter: Sendable {
     /// A task, suspended. Unsafe only in that nobody checks that it is resumed exactly once: `ClientSession`
     /// hands each waiter back exactly once.
-    case single(UnsafeContinuation<PublishOutcome, Never>, id: UInt64)
+    case single(UnsafeContinuation<Outcome, Never>, id: UInt64)
     case batch(PublishBatch, index: Int)
 
     /// What ``ClientLink/cancel(_:)`` knows it by.
@@ -16,7 +15,7 @@ enum PublishWaiter: Sendable {
         }
     }
 
-    func resume(_ outcome: PublishOutcome) {
+    func resume(_ outcome: Outcome) {
         switch self {
         case .single(let continuation, _): continuation.resume(returning: outcome)
         case .batch(let batch, let index): batch.complete(index, outcome)
@@ -27,22 +26,22 @@ enum PublishWaiter: Sendable {
 /// A task that waits for many publishes at once.
 final class PublishBatch: Sendable {
     private struct State {
-        var outcomes: [PublishOutcome]
+        var outcomes: [Outcome]
         var missing: Int
-        var continuation: UnsafeContinuation<[PublishOutcome], Never>?
+        var continuation: UnsafeContinuation<[Outcome], Never>?
     }
 
     let id: UInt64
     private let state: Mutex<State>
 
-    init(id: UInt64, count: Int, continuation: UnsafeContinuation<[PublishOutcome], Never>) {
+    init(id: UInt64, count: Int, continuation: UnsafeContinuation<[Outcome], Never>) {
         self.id = id
         self.state = Mutex(
             State(outcomes: Array(repeating: .cancelled, count: count), missing: count, continuation: continuation))
     }
 
-    func complete(_ index: Int, _ outcome: PublishOutcome) {
-        let finished: (UnsafeContinuation<[PublishOutcome], Never>, [PublishOutcome])? = self.state.withLock { state in
+    func complete(_ index: Int, _ outcome: Outcome) {
+        let finished: (UnsafeContinuation<[Outcome], Never>, [Outcome])? = self.state.withLock { state in
             state.outcomes[index] = outcome
             state.missing -= 1
             guard state.missing == 0, let continuation = state.continuation else { return nil }

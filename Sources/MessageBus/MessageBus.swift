@@ -43,24 +43,27 @@ public struct Delivery: Sendable {
     public var isRetained: Bool
     /// The publisher's identity by its TLS session. Only the in-process session knows it.
     public var sender: PeerIdentity?
+    /// What came beside the payload; empty in 3.1.1.
+    public var properties: MessageProperties
     private let settlement: Settlement?
 
     public init(
         topic: TopicName, payload: ByteBuffer, qos: QoS, isRetained: Bool, sender: PeerIdentity? = nil,
-        settlement: Settlement? = nil
+        properties: MessageProperties = MessageProperties(), settlement: Settlement? = nil
     ) {
         self.topic = topic
         self.payload = payload
         self.qos = qos
         self.isRetained = isRetained
         self.sender = sender
+        self.properties = properties
         self.settlement = settlement
     }
 
     /// Tells the sender that this message is dealt with for good: what was to be durable is durable.
     ///
-    /// For QoS 1 it releases the PUBACK. Deliveries may be settled in any order: the bus sends
-    /// acknowledgements in the order of delivery (MQTT-4.6.0-2). Settling twice does nothing more.
+    /// For QoS 1 it releases the PUBACK, for QoS 2 the PUBREC. Deliveries may be settled in any order: the bus
+    /// sends acknowledgements in the order of delivery (MQTT-4.6.0-2, 4.6.0-3). Settling twice does nothing more.
     public func settle() {
         self.settlement?.target.settle(self.settlement?.token ?? 0)
     }

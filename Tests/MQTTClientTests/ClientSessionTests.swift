@@ -11,8 +11,12 @@ struct Driver {
     var session: Session
     private(set) var sent: [Packet] = []
     private(set) var delivered: [(publish: Publish, token: UInt64?)] = []
-    private(set) var outcomes: [(waiter: Int, outcome: PublishOutcome)] = []
+    private(set) var outcomes: [(waiter: Int, outcome: Outcome)] = []
     private(set) var readiness: [Bool] = []
+    private(set) var challenges: [[UInt8]] = []
+    private(set) var undeliverable: [(message: OutgoingMessage, error: MQTTClientError)] = []
+    /// What a store would hold.
+    private(set) var stored: StoredSession?
 
     init() { self.init { _ in } }
 
@@ -20,18 +24,34 @@ struct Driver {
         var configuration = MQTTClientConfiguration(
             host: "localhost", port: 1883, transport: .plaintextLoopback, clientID: "me")
         try change(&configuration)
+        self.configuration = configuration
         self.session = Session(configuration: configuration)
+    }
+
+    private let configuration: MQTTClientConfiguration
+
+    /// From here on, as if there were a store, empty at first; or a new process with what the store holds.
+    mutating func restart() {
+        let stored = self.stored ?? StoredSession()
+        self.stored = stored
+        self.session = Session(configuration: self.configuration, stored: stored)
     }
 
     mutating func perform(_ body: (inout Session, inout [Session.Action]) throws -> Void) rethrows {
         var actions: [Session.Action] = []
         defer {
+            // As the handler does: first the store, then what depends on it.
+            for change in self.session.takeChanges() { self.stored?.apply(change) }
             for action in actions {
                 switch action {
                 case .send(let packet): self.sent.append(packet)
                 case .deliver(let publish, let token): self.delivered.append((publish, token))
                 case .complete(let waiter, let outcome): self.outcomes.append((waiter, outcome))
-                case .ready(let sessionPresent): self.readiness.append(sessionPresent)
+                case .ready(let server): self.readiness.append(server.sessionPresent)
+                case .challenge(let data): self.challenges.append(data)
+                case .authenticated(_, let waiter):
+                    if let waiter { self.outcomes.append((waiter, .done)) }
+                case .undeliverable(let message, let error): self.undeliverable.append((message, error))
                 }
             }
         }
@@ -77,7 +97,7 @@ struct Driver {
 
     mutating func lose(isFinal: Bool = false) {
         self.perform { session, actions in
-            session.disconnected(BusError(.disconnected, "lost"), isFinal: isFinal, into: &actions)
+            session.disconnected(MQTTClientError(.connectionLost, "lost"), isFinal: isFinal, into: &actions)
         }
     }
 
@@ -218,12 +238,11 @@ struct ClientSessionConnectTests {
         arguments: [
             Packet.connAck(ConnAck(sessionPresent: false, reasonCode: .success)),
             .connect(Connect(version: .v5_0, clientID: "")),
-            .pubRec(PubRec(packetID: 1)), .pubRel(PubRel(packetID: 1)), .pubComp(PubComp(packetID: 1)),
+            .pubComp(PubComp(packetID: 1)),
             .subscribe(Subscribe(packetID: 1, subscriptions: [])),
             .subAck(SubAck(packetID: 1, reasonCodes: [.grantedQoS1])),
             .unsubscribe(Unsubscribe(packetID: 1, filters: [])), .unsubAck(UnsubAck(packetID: 1)),
             .pingReq, .auth(Auth()), acknowledge(1),
-            .publish(Publish(topic: try TopicName("in"), payload: ByteBuffer(), qos: .exactlyOnce, packetID: 1)),
         ])
     func forbidden(packet: Packet) throws {
         var driver = Driver()
@@ -282,7 +301,10 @@ struct ClientSessionPublishTests {
         try driver.connect()
         try driver.publish(1)
         try driver.receive(acknowledge(1, reasonCode))
-        #expect(driver.outcomes.map(\.outcome) == [.failed(BusError(code, ""))])
+        #expect(driver.outcomes.map(\.outcome) == [.failed(error(.publishRefused))])
+        guard case .failed(let failure) = driver.outcomes.first?.outcome else { return }
+        #expect(failure.busError == BusError(code, ""))
+        #expect(failure.reasonCode == reasonCode)
     }
 
     @Test("That nobody subscribes is no failure")
@@ -376,7 +398,9 @@ struct ClientSessionPublishTests {
         #expect(driver.sent.isEmpty)
         #expect(
             driver.outcomes.map(\.outcome)
-                == [BusError.Code.refused, .refused, .tooLarge, .refused].map { .failed(BusError($0, "")) })
+                == [MQTTClientError.Code.notOffered, .notOffered, .messageTooLarge, .notOffered].map {
+                    .failed(error($0))
+                })
         // 2 bytes of fixed header, 5 of topic, 1 of properties.
         try driver.publish(5, qos: .atMostOnce, size: 92)
         try driver.publish(6, qos: .atMostOnce, size: 93)
@@ -400,7 +424,7 @@ struct ClientSessionPublishTests {
     func notConnected() throws {
         var driver = Driver()
         try driver.publish(1)
-        #expect(driver.outcomes.map(\.outcome) == [.failed(BusError(.disconnected, ""))])
+        #expect(driver.outcomes.map(\.outcome) == [.failed(error(.notConnected))])
     }
 
     @Test("A lost connection fails everything that waits, in order, and nothing of it is sent again")
@@ -411,7 +435,7 @@ struct ClientSessionPublishTests {
         _ = driver.takeSent()
         driver.lose()
         #expect(driver.outcomes.map(\.waiter) == [1, 2, 3, 4])
-        #expect(driver.outcomes.allSatisfy { $0.outcome == .failed(BusError(.disconnected, "")) })
+        #expect(driver.outcomes.allSatisfy { $0.outcome == .failed(error(.connectionLost)) })
         try driver.connect(sessionPresent: true)
         #expect(driver.takeSent().isEmpty)
         #expect(throws: error(.protocolError)) { try driver.receive(acknowledge(1)) }
@@ -497,7 +521,7 @@ struct ClientSessionPublishTests {
         try driver.publish(2)
         driver.session.shutDown()
         try driver.publish(3)
-        #expect(driver.outcomes.map(\.outcome) == [.failed(BusError(.closed, ""))])
+        #expect(driver.outcomes.map(\.outcome) == [.failed(error(.closed))])
         #expect(!driver.session.isFinished)
         try driver.receive(acknowledge(1))
         #expect(!driver.session.isFinished)

@@ -268,7 +268,7 @@ struct MQTTClientBusTests {
 
     static let misdeeds = [
         Misdeed(testDescription: "PUBACK that nobody asked for", bytes: [0x40, 2, 0, 9], farewell: .protocolError),
-        Misdeed(testDescription: "PUBREC", bytes: [0x50, 2, 0, 9], farewell: .protocolError),
+        Misdeed(testDescription: "PUBCOMP that nobody asked for", bytes: [0x70, 2, 0, 9], farewell: .protocolError),
         Misdeed(testDescription: "CONNECT", bytes: [0x10, 0], farewell: .protocolError),
         Misdeed(testDescription: "PINGREQ", bytes: [0xC0, 0], farewell: .protocolError),
         Misdeed(testDescription: "SUBSCRIBE", bytes: [0x82, 0], farewell: .protocolError),
@@ -281,7 +281,7 @@ struct MQTTClientBusTests {
             bytes: [0x30, 0xFF, 0xFF, 0xFF, 0x7F], farewell: .packetTooLarge),
         Misdeed(
             testDescription: "topic alias without agreement", bytes: [0x30, 7, 0, 1, 0x61, 3, 0x23, 0, 1],
-            farewell: .protocolError),
+            farewell: .topicAliasInvalid),
         Misdeed(testDescription: "both QoS bits", bytes: [0x36, 6, 0, 1, 0x61, 0, 1, 0], farewell: .malformedPacket),
     ]
 

@@ -35,6 +35,17 @@ final class ScriptedServer: Sendable {
         }
     }
 
+    /// The next client that connects, let in, without subscriptions.
+    func acceptAndConnect(
+        sessionPresent: Bool = false, properties: Properties = []
+    ) async throws -> (ScriptedConnection, Connect) {
+        let connection = try await self.accept()
+        let connect = try await connection.nextConnect()
+        connection.send(
+            .connAck(ConnAck(sessionPresent: sessionPresent, reasonCode: .success, properties: properties)))
+        return (connection, connect)
+    }
+
     /// The next client that connects, let in, with whatever it subscribes to granted.
     func acceptAndLetIn(
         sessionPresent: Bool = false, properties: Properties = []
@@ -82,6 +93,48 @@ struct ScriptedConnection: Sendable {
         }
     }
 
+    func nextConnect() async throws -> Connect {
+        guard case .connect(let packet) = try await self.next() else { throw Unexpected(description: "no CONNECT") }
+        return packet
+    }
+
+    func nextPublish() async throws -> Publish {
+        guard case .publish(let packet) = try await self.next() else { throw Unexpected(description: "no PUBLISH") }
+        return packet
+    }
+
+    /// The client's AUTH.
+    func nextAuthPacket() async throws -> Packet {
+        guard let packet = try await self.next(), case .auth = packet else {
+            throw Unexpected(description: "no AUTH")
+        }
+        return packet
+    }
+
+    /// The client's SUBSCRIBE, granted as asked.
+    func grantSubscribe() async throws -> Subscribe {
+        guard case .subscribe(let packet) = try await self.next() else { throw Unexpected(description: "no SUBSCRIBE") }
+        self.send(
+            .subAck(
+                SubAck(
+                    packetID: packet.packetID,
+                    reasonCodes: packet.subscriptions.map { ReasonCode(rawValue: $0.maximumQoS.rawValue) })))
+        return packet
+    }
+
+    /// The client's UNSUBSCRIBE, done.
+    func grantUnsubscribe() async throws -> Unsubscribe {
+        guard case .unsubscribe(let packet) = try await self.next() else {
+            throw Unexpected(description: "no UNSUBSCRIBE")
+        }
+        self.send(
+            .unsubAck(
+                UnsubAck(
+                    packetID: packet.packetID,
+                    reasonCodes: self.version == .v5_0 ? packet.filters.map { _ in .success } : [])))
+        return packet
+    }
+
     /// Packets in one write.
     func send(_ packets: Packet...) { self.send(packets) }
 
@@ -108,7 +161,10 @@ private final class ScriptedHandler: ChannelInboundHandler {
     private var decoder = PacketDecoder(sender: .client, maximumPacketSize: 1 << 20)
     private let feed: AsyncStream<Packet>.Continuation
 
-    init(_ feed: AsyncStream<Packet>.Continuation) { self.feed = feed }
+    init(_ feed: AsyncStream<Packet>.Continuation) {
+        self.feed = feed
+        self.decoder.topicAliasMaximum = 10
+    }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         self.decoder.append(self.unwrapInboundIn(data))
