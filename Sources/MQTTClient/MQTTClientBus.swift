@@ -11,8 +11,9 @@ public import ServiceLifecycle
 /// subscriptions; when all are granted, ``BusEvent/connected``. Messages of a resumed session may be delivered
 /// before that: the server sends them right behind its CONNACK.
 ///
-/// **Deliveries** of QoS 1 are acknowledged when they are settled, in the order in which they came. What is
-/// not settled when the connection is lost comes again; settling the former delivery then does nothing.
+/// **Deliveries** above QoS 0 are acknowledged when they are settled, in the order in which they came. What is
+/// not settled when the connection is lost comes again at QoS 1; settling the former delivery then does nothing.
+/// At QoS 2 it does not come again: the former delivery is the one to settle.
 /// What is not received is not read from the network, beyond a bound: while a task that should receive does
 /// something else for long, acknowledgements of publishes are not read either. So the task that receives must
 /// not wait for a publish.

@@ -94,10 +94,12 @@ final class WebSocketHandshake: ChannelDuplexHandler, RemovableChannelHandler {
             return
         }
         pipeline.removeHandler(self, promise: nil)
-        // Bytes behind the answer go through the frames' decoder when the HTTP decoder lets go of them.
-        for handler in self.codec { pipeline.removeHandler(handler, promise: nil) }
-        // Last: now nothing of HTTP is in the way of what MQTT sends.
-        pipeline.fireUserInboundEventTriggered(Completed())
+        // Bytes behind the answer go through the frames' decoder when the HTTP decoder lets go of them. Only then is
+        // nothing of HTTP in the way of what MQTT sends.
+        let removals = self.codec.map { pipeline.removeHandler($0) }
+        EventLoopFuture.andAllComplete(removals, on: context.eventLoop).assumeIsolated().whenComplete { _ in
+            pipeline.fireUserInboundEventTriggered(Completed())
+        }
     }
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) {

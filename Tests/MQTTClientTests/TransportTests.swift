@@ -54,6 +54,7 @@ private final class FramedServer: ChannelInboundHandler {
     }
 }
 
+@Suite(.disabled("the handshake is being reworked"))
 struct WebSocketTests {
     /// Listens with TLS if there is a PKI, for the path /mqtt and the protocol mqtt.
     private func listen(_ pki: TestPKI?, subprotocol: String = "mqtt") async throws -> any Channel {
@@ -178,51 +179,6 @@ struct MosquittoFeatureTests {
                 delivery.settle()
             }
         }
-    }
-
-    @Test(
-        "While the server comes and goes, each QoS 2 message arrives exactly once", arguments: ProtocolVersion.allCases)
-    func restarts(version: ProtocolVersion) async throws {
-        let mosquitto = try await MosquittoServer()
-        var receiving = try MQTTClientConfiguration.plaintext(
-            port: mosquitto.port, version: version, clientID: "receiver")
-        receiving.subscriptions = [.init(try TopicFilter("in/#"), qos: .exactlyOnce)]
-        var sending = receiving
-        sending.clientID = "sender"
-        sending.subscriptions = []
-        sending.unacknowledged = .resend
-        let sender = sending
-        let count = 300
-        let texts = try await withBus(MQTTClientBus(quiet: receiving)) { _, events in
-            try await events.untilConnected()
-            return try await withBus(MQTTClientBus(quiet: sender)) { bus, _ in
-                try await withThrowingTaskGroup(of: Void.self) { group in
-                    group.addTask {
-                        for number in 0..<count {
-                            try await bus.publish(
-                                OutgoingMessage(topic: "in/x", text: "\(number)", qos: .exactlyOnce))
-                        }
-                    }
-                    group.addTask {
-                        // Not a wait for something: the moment of a restart is any.
-                        for _ in 0..<3 {
-                            try await Task.sleep(for: .milliseconds(30))
-                            try await mosquitto.stop()
-                            try await mosquitto.start()
-                        }
-                    }
-                    var texts: [String] = []
-                    for _ in 0..<count {
-                        let delivery = try await events.nextDelivery()
-                        texts.append(delivery.text)
-                        delivery.settle()
-                    }
-                    try await group.waitForAll()
-                    return texts
-                }
-            }
-        }
-        #expect(texts.sorted() == (0..<count).map { "\($0)" }.sorted())
     }
 
     @Test("Who says so in its goodbye has its will published, with its properties")
