@@ -141,7 +141,7 @@ struct BrokerInteropTests {
             ])
             #expect(made.status == 0, "\(made.errorOutput)")
         }
-        func credentials(_ who: String) -> [String] {
+        @Sendable func credentials(_ who: String) -> [String] {
             let path =
                 switch who {
                 case "auditor": "auditors/\(Plant.auditor)/auditor"
