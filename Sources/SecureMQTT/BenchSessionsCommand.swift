@@ -20,11 +20,11 @@ struct BenchSessionsCommand: AsyncParsableCommand {
 
             EXAMPLES
               secure-mqtt bench sessions
-              secure-mqtt bench sessions --messages 100000 --directory /srv/energy --json
+              secure-mqtt bench sessions --messages 1000000 --directory /srv/energy --json
             """)
 
     @Option(help: "Messages in each round.")
-    var messages = 40_000
+    var messages = 200_000
 
     @Option(help: "Bytes of each message.")
     var bytes = 200

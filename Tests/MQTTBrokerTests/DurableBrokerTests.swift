@@ -24,7 +24,8 @@ import Testing
 
     private static let keeps: Properties = [.sessionExpiryInterval(1_000)]
 
-    @Test("A session, its subscriptions, what waits in it and retained messages are there after a restart",
+    @Test(
+        "A session, its subscriptions, what waits in it and retained messages are there after a restart",
         arguments: BrokerDurability.allCases)
     func restart(durability: BrokerDurability) async throws {
         try await TestBroker.with(self.configuration(durability)) { broker in

@@ -49,27 +49,40 @@ final class SessionLoad: Sendable {
         } catch {
             ready.fail(error)
         }
-        try await withDeadline(.seconds(30), "\(name) is connected") { try await ready.futureResult.get() }
+        try await self.result(of: ready, "\(name) is connected", within: .seconds(30))
     }
 
     /// Says goodbye and waits until the connection has ended.
     func disconnect(_ name: String) async throws {
         let ended = try await self.access { world in world.client(name).connection?.sayGoodbye() }
         guard let ended else { return }
-        try await withDeadline(.seconds(30), "\(name) is gone") { try await ended.get() }
+        try await self.result(of: ended, "\(name) is gone", within: .seconds(30))
     }
 
     /// Waits until a condition holds that is asked again with every packet.
-    func wait(_ what: String, within limit: Duration = .seconds(60), _ condition: @escaping @Sendable (World) -> Bool)
+    func wait(_ what: String, within limit: TimeAmount = .seconds(60), _ condition: @escaping @Sendable (World) -> Bool)
         async throws
     {
         let world = self.world
         let done = self.loop.makePromise(of: Void.self)
         self.loop.execute {
-            world.value.waiters.append((condition, done)); world.value.wake()
+            world.value.waiters.append((condition, done))
+            world.value.wake()
         }
-        defer { done.succeed(()) }
-        try await withDeadline(limit, what) { try await done.futureResult.get() }
+        try await self.result(of: done, what, within: limit)
+    }
+
+    /// The promise fails in time: nobody can cancel the wait for a future.
+    private func result(of promise: EventLoopPromise<Void>, _ what: String, within limit: TimeAmount) async throws {
+        let deadline = self.loop.scheduleTask(in: limit) {
+            promise.fail(LateError(description: "\(what): not within \(limit.nanoseconds / 1_000_000_000) s"))
+        }
+        defer { deadline.cancel() }
+        try await promise.futureResult.get()
+    }
+
+    private struct LateError: Error, CustomStringConvertible {
+        let description: String
     }
 
     /// Everything that the clients know. Stays on the loop.
@@ -213,14 +226,14 @@ final class LoadConnection: ChannelInboundHandler {
 
     func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
 
-    func sayGoodbye() -> EventLoopFuture<Void>? {
+    func sayGoodbye() -> EventLoopPromise<Void>? {
         guard let context = self.context else { return nil }
         let ended = context.eventLoop.makePromise(of: Void.self)
         self.ended = ended
         self.write(.disconnect(Disconnect()))
         self.flush()
         context.close(mode: .output, promise: nil)
-        return ended.futureResult
+        return ended
     }
 
     private func write(_ packet: Packet) {
