@@ -50,7 +50,8 @@ final class ByteClient: Sendable {
             }
         if !preamble.isEmpty { try await channel.writeAndFlush(ByteBuffer(bytes: preamble)) }
         if let tls {
-            try await channel.eventLoop.submit {
+            // Who did not like the preamble may have closed by now: then what follows reads nothing.
+            try? await channel.eventLoop.submit {
                 try channel.pipeline.syncOperations.addHandler(
                     try NIOSSLClientHandler(context: tls, serverHostname: "localhost"), position: .first)
             }.get()
