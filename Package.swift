@@ -135,7 +135,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio, x509,
+                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio,
+                x509,
             ],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),

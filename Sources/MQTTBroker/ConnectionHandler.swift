@@ -479,7 +479,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     private func updateReading() {
-        let isOn = !(self.isHeld || self.isPaused || self.isChoked || self.isBacklogged)
+        // Behind the end what still comes is read and forgotten.
+        let isOn = self.phase == .closed || !(self.isHeld || self.isPaused || self.isChoked || self.isBacklogged)
         guard isOn != self.isAutoRead, let channel = self.context?.channel else { return }
         self.isAutoRead = isOn
         do {
@@ -629,6 +630,17 @@ final class ConnectionHandler: ChannelDuplexHandler {
         guard self.phase != .closed else { return }
         self.flush()
         self.leave()
-        self.context?.close(promise: nil)
+        guard self.tls == nil, let context = self.context else {
+            self.context?.close(promise: nil)
+            return
+        }
+        // Closed with bytes of the client unread, the socket would throw away what was said last. So the client is
+        // told that no more comes, and reads on its own time, for a moment. (TLS waits for its goodbye by itself.)
+        self.updateReading()
+        context.close(mode: .output, promise: nil)
+        let channel = context.channel
+        context.eventLoop.scheduleTask(in: Self.lingering) { channel.close(promise: nil) }
     }
+
+    private static let lingering = TimeAmount.seconds(1)
 }

@@ -2,8 +2,6 @@ import Identity
 import MQTT
 import MQTTBroker
 import NIOCore
-import NIOPosix
-import Synchronization
 import TestSupport
 import Testing
 
@@ -259,23 +257,23 @@ struct ConformanceTests {
                 switch step.answer {
                 case .bytes(let expected):
                     let expected = Self.bytes(expected)
-                    let got = try await client.read(expected.count)
+                    let got = try await client.read(expected.count, "an answer to \(step.send)")
                     #expect(got == expected, "\(step.send): \(Self.text(got))")
                 case .last(let expected):
-                    let got = try await client.readToEnd()
+                    let got = try await client.readToEnd("the end behind \(step.send)")
                     #expect(got == Self.bytes(expected), "\(step.send): \(Self.text(got))")
                 case .end:
-                    let got = try await client.readToEnd()
+                    let got = try await client.readToEnd("the end behind \(step.send)")
                     #expect(got == [], "\(step.send): \(Self.text(got))")
                 case .disconnect(let code):
-                    let got = try await client.readToEnd()
+                    let got = try await client.readToEnd("the end behind \(step.send)")
                     if rule.version == .v3_1_1 {
                         #expect(got == [], "\(step.send): \(Self.text(got))")
                     } else {
                         #expect(got.first == 0xE0 && got.dropFirst(2).first == code, "\(step.send): \(Self.text(got))")
                     }
                 case .connAck(let code):
-                    let got = try await client.readToEnd()
+                    let got = try await client.readToEnd("the end behind \(step.send)")
                     #expect(
                         got.first == 0x20 && got.dropFirst(2).prefix(2) == [0, code], "\(step.send): \(Self.text(got))")
                 }
@@ -290,102 +288,5 @@ struct ConformanceTests {
 
     private static func text(_ bytes: [UInt8]) -> String {
         bytes.map { String($0, radix: 16) }.joined(separator: " ")
-    }
-}
-
-/// Bytes over a socket, with no idea what they mean.
-private final class ByteClient: Sendable {
-    private let channel: any Channel
-    private let inbox: Inbox
-
-    private init(_ channel: any Channel, _ inbox: Inbox) {
-        self.channel = channel
-        self.inbox = inbox
-    }
-
-    static func connect(port: Int) async throws -> ByteClient {
-        let inbox = Inbox()
-        let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
-            .channelInitializer { channel in
-                channel.eventLoop.makeCompletedFuture {
-                    try channel.pipeline.syncOperations.addHandler(Receiver(inbox))
-                }
-            }
-            .connect(host: "127.0.0.1", port: port).get()
-        return ByteClient(channel, inbox)
-    }
-
-    func send(_ bytes: [UInt8]) async throws { try await self.channel.writeAndFlush(ByteBuffer(bytes: bytes)) }
-
-    /// So many bytes, or fewer if the connection ends before. None are there at once: what should not have come is
-    /// found at the next step.
-    func read(_ count: Int) async throws -> [UInt8] {
-        try await withDeadline(.seconds(20), "\(count) bytes come") { await self.inbox.take(count) }
-    }
-
-    func readToEnd() async throws -> [UInt8] {
-        try await withDeadline(.seconds(20), "the connection ends") { await self.inbox.take(.max) }
-    }
-
-    private final class Inbox: Sendable {
-        private struct State {
-            var bytes: [UInt8] = []
-            var hasEnded = false
-            var waiter: (count: Int, continuation: CheckedContinuation<[UInt8], Never>)?
-
-            mutating func ready(_ count: Int) -> [UInt8]? {
-                guard self.hasEnded || self.bytes.count >= count else { return nil }
-                let taken = Array(self.bytes.prefix(count))
-                self.bytes.removeFirst(taken.count)
-                return taken
-            }
-        }
-
-        private let state = Mutex(State())
-
-        func change(_ body: @Sendable (inout sending [UInt8]) -> Void, hasEnded: Bool) {
-            let (waiter, bytes) = self.state.withLock { state in
-                body(&state.bytes)
-                if hasEnded { state.hasEnded = true }
-                guard let waiter = state.waiter, let bytes = state.ready(waiter.count) else {
-                    return (nil as CheckedContinuation<[UInt8], Never>?, [] as [UInt8])
-                }
-                state.waiter = nil
-                return (waiter.continuation, bytes)
-            }
-            waiter?.resume(returning: bytes)
-        }
-
-        func take(_ count: Int) async -> [UInt8] {
-            await withTaskCancellationHandler {
-                await withCheckedContinuation { continuation in
-                    let bytes: [UInt8]? = self.state.withLock { state in
-                        if let bytes = state.ready(Task.isCancelled ? 0 : count) { return bytes }
-                        state.waiter = (count, continuation)
-                        return nil
-                    }
-                    if let bytes { continuation.resume(returning: bytes) }
-                }
-            } onCancel: {
-                self.change({ _ in }, hasEnded: true)
-            }
-        }
-    }
-
-    private final class Receiver: ChannelInboundHandler {
-        typealias InboundIn = ByteBuffer
-
-        private let inbox: Inbox
-
-        init(_ inbox: Inbox) { self.inbox = inbox }
-
-        func channelRead(context: ChannelHandlerContext, data: NIOAny) {
-            let bytes = Array(self.unwrapInboundIn(data).readableBytesView)
-            self.inbox.change({ $0 += bytes }, hasEnded: false)
-        }
-
-        func channelInactive(context: ChannelHandlerContext) { self.inbox.change({ _ in }, hasEnded: true) }
-
-        func errorCaught(context: ChannelHandlerContext, error: any Error) { context.close(promise: nil) }
     }
 }

@@ -323,7 +323,9 @@ struct ListenerTests {
         }
         try await self.withBroker(try self.listener("192.0.2.0/24")) { broker in
             let forger = try await ByteClient.connect(port: broker.port, tls: tls, preamble: header)
-            #expect(try await forger.readToEnd("the end").isEmpty)
+            // An alert may come before our own TLS is there to take it.
+            let alert = try await forger.readToEnd("the end")
+            #expect(alert.isEmpty || alert.first == 0x15)
             try await broker.events.wait("the refusal") {
                 if case .handshakeRefused(let address, _) = $0 { address.hasPrefix("127.0.0.1") } else { false }
             }

@@ -100,10 +100,10 @@ struct BrokerInteropTests {
         let readers: [(String, [String], [String])] = [
             (
                 "auditor", ["control_center/receipts/\(auditor)", "control_center/crl"],
-                ["audits/#", "#", "control_center/receipts/+"]
+                ["audits/#", "#", "$SYS/#", "control_center/receipts/+"]
             ),
             ("center", ["audits/#", "audits/measures/+", "$share/g/audits/#"], ["control_center/#", "#"]),
-            ("operator", ["audits/#", "control_center/#"], ["#", "$SYS/#", "$share/g/audits/#"]),
+            ("operator", ["audits/#", "control_center/#", "$SYS/#"], ["#", "$share/g/audits/#"]),
         ]
         var rights: [Right] = []
         for qos in ["1", "2"] {

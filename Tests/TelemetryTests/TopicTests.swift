@@ -104,7 +104,7 @@ struct TopicTests {
             ("control_center/receipts/home-1", false, true), ("#", false, false), ("+/#", false, false),
             ("$share/group/audits/measures/+", true, false), ("$share//audits/#", false, false),
             ("$share/g", false, false), ("$share/g/#", false, false), ("$share/+/audits/#", false, false),
-            ("$SYS/broker/load", false, false), ("other", false, false),
+            ("$SYS/broker/load", false, true), ("$SYS/#", false, true), ("other", false, false),
         ])
     func othersSubscribe(_ filter: String, _ controlCenter: Bool, _ operators: Bool) {
         #expect(TopicTable.maySubscribe(filter, .controlCenter, self.center) == controlCenter)
