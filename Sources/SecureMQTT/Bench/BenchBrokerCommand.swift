@@ -135,7 +135,8 @@ struct BenchBrokerCommand: AsyncParsableCommand {
         let port = try await BenchSite.freePort()
         let process = try target.start(site, port: port)
         defer {
-            process.terminate()
+            // Not SIGTERM: the threads of Swift's tasks block it, and a child inherits that. Nothing is to be kept.
+            kill(process.processIdentifier, SIGKILL)
             process.waitUntilExit()
         }
         try await BenchSite.waitForListener(port)
