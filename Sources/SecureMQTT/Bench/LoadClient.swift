@@ -213,8 +213,10 @@ final class LoadClient: ChannelInboundHandler {
 
     func flush() {
         guard let context = self.context, self.output.readableBytes > 0 else { return }
-        context.writeAndFlush(self.wrapOutboundOut(self.output), promise: nil)
+        // Taken out first: what is written may be answered before the call returns.
+        let output = self.output
         self.output = ByteBuffer()
+        context.writeAndFlush(self.wrapOutboundOut(output), promise: nil)
     }
 
     func close() { self.context?.close(promise: nil) }
