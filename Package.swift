@@ -21,9 +21,6 @@ let lifecycleTestKit = Target.Dependency.product(name: "ServiceLifecycleTestKit"
 let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
-let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
-let hummingbirdTLS = Target.Dependency.product(name: "HummingbirdTLS", package: "hummingbird")
-let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
 let package = Package(
@@ -56,9 +53,6 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
-        .package(
-            url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),
-        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     ],
     targets: [
         // Names of parties: no dependency at all.
@@ -92,14 +86,6 @@ let package = Package(
 
         // X.509 profiles, the authority, revocation lists, verification of identities.
         .target(name: "PKI", dependencies: ["Identity", crypto, x509, asn1]),
-
-        // The authority's process: enrolment (EST), revocation lists and OCSP over HTTP, issuance.
-        .target(
-            name: "CertificateAuthority",
-            dependencies: [
-                "Identity", "PKI", crypto, x509, asn1, logging, lifecycle, nio, nioSSL, hummingbird, hummingbirdTLS,
-                httpClient,
-            ]),
 
         // The words of our domain: readings, statements, receipts, topics: no I/O.
         .target(name: "Telemetry", dependencies: ["Identity", "COSE", crypto]),

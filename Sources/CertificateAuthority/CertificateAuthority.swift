@@ -1,2 +1,0 @@
-/// The authority as a process.
-public enum CertificateAuthority {}
