@@ -3,7 +3,8 @@ import NIOCore
 
 /// What the clients of one measurement share. Lives on their event loop.
 final class LoadRun {
-    /// Of QoS 0: published and not yet delivered, at most. Nothing acknowledges them.
+    /// Published and not yet delivered, at most. At QoS 0 nothing acknowledges them; above, a broker that acknowledges
+    /// faster than the subscriber takes would only fill its queue, and then drop.
     static let outstanding = 1_000
 
     let qos: QoS
@@ -16,17 +17,41 @@ final class LoadRun {
     var latencies: [UInt64] = []
     var isTimed = false
     var publishers: [LoadClient] = []
+    /// Whose messages were acknowledged and whose next ones wait for deliveries.
+    private var waiting: [LoadClient] = []
 
     init(qos: QoS, fan: Int) {
         self.qos = qos
         self.fan = fan
     }
 
-    /// Deliveries have come: those who publish without acknowledgement may go on.
+    /// Nobody publishes any more.
+    func stop() {
+        self.isRunning = false
+        self.publishers = []
+        self.waiting = []
+    }
+
+    private var hasRoom: Bool {
+        self.published * self.fan - self.delivered < Self.outstanding * self.fan
+    }
+
+    /// A message above QoS 0 is dealt with: the next one of that publisher.
+    func acknowledged(_ publisher: LoadClient) {
+        guard self.isRunning else { return }
+        if self.hasRoom { publisher.publish() } else { self.waiting.append(publisher) }
+    }
+
+    /// Deliveries have come: those who wait for them may go on.
     func pump() {
-        guard self.isRunning, self.qos == .atMostOnce, !self.publishers.isEmpty else { return }
+        guard self.isRunning, !self.publishers.isEmpty else { return }
+        while self.hasRoom, let publisher = self.waiting.popLast() {
+            publisher.publish()
+            publisher.flush()
+        }
+        guard self.qos == .atMostOnce else { return }
         // Sixteen at a time: as many as a busy client would have ready.
-        while self.published * self.fan - self.delivered < Self.outstanding * self.fan {
+        while self.hasRoom {
             let publisher = self.publishers[self.published / 16 % self.publishers.count]
             for _ in 0..<16 { publisher.publish() }
             publisher.flush()
@@ -173,7 +198,7 @@ final class LoadClient: ChannelInboundHandler {
             if self.run.isTimed, let sent: UInt64 = self.input.getInteger(at: packetID + (qos > 0 ? 2 : 0)) {
                 self.run.latencies.append(NIODeadline.now().uptimeNanoseconds - sent)
             }
-        case 4, 7: if self.run.isRunning { self.publish() }
+        case 4, 7: self.run.acknowledged(self)
         case 5: self.output.writeInteger(0x6202_0000 | UInt32(identifier(index)))
         case 6: self.output.writeInteger(0x7002_0000 | UInt32(identifier(index)))
         default: break

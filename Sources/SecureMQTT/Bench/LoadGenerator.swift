@@ -106,8 +106,7 @@ struct LoadGenerator: Sendable {
         try await Task.sleep(for: .seconds(seconds))
         let after = try await self.mark(run)
         try await self.eventLoop.submit {
-            run.value.isRunning = false
-            run.value.publishers = []
+            run.value.stop()
         }.get()
         await self.close(clients)
         let count = after.delivered - before.delivered
