@@ -21,7 +21,7 @@ struct UnixSocket {
     ///
     /// - Throws: ``BrokerError`` with code `listen`.
     func bind(_ bootstrap: ServerBootstrap) async throws -> any Channel {
-        try await self.requireFree(on: bootstrap)
+        try await self.requireFree()
         let folder = "\(self.path).\(getpid())"
         guard mkdir(folder, 0o700) == 0 else { throw self.failure("cannot create \(folder)") }
         defer { rmdir(folder) }
@@ -48,7 +48,7 @@ struct UnixSocket {
     }
 
     /// A file that is no socket is somebody's; a socket that answers is a running broker's.
-    private func requireFree(on bootstrap: ServerBootstrap) async throws {
+    private func requireFree() async throws {
         guard let attributes = try? FileManager.default.attributesOfItem(atPath: self.path) else { return }
         guard attributes[.type] as? FileAttributeType == .typeSocket else {
             throw BrokerError(.listen, "cannot listen on \(self.path): a file that is no socket is in the way")

@@ -104,7 +104,8 @@ struct BrokerStatusCommand: AsyncParsableCommand {
             }
         } catch {
             answer.fail(error)
-            throw CommandError(.unavailable, "no broker answers at \(place): \(error)")
+            throw CommandError(
+                .unavailable, "no broker answers at \(place): start it, or name the one that runs (\(error))")
         }
         eventLoop.scheduleTask(in: .seconds(10)) {
             answer.fail(CommandError(.unavailable, "the broker at \(place) does not answer"))

@@ -91,7 +91,9 @@ struct ServerParts: Sendable {
         var operators = self.configuration.broker.socketOperators
         if operators.isEmpty {
             let local = try Identifier("local")
-            operators = [0: local, getuid(): local]
+            // Not as one literal: the broker may run as root, who would stand in it twice.
+            operators[0] = local
+            operators[getuid()] = local
         }
         return { [operators] peer in
             guard let id = operators[peer.userID] else { return nil }
