@@ -51,20 +51,31 @@ struct BenchBrokerCommand: AsyncParsableCommand {
     var json = false
 
     func validate() throws {
-        guard (1...100).contains(self.rounds), (0.1...600).contains(self.seconds), (8...65_000).contains(self.payload),
-            (1...60).contains(self.clients), (1_000...1_000_000).contains(self.rate),
-            (1...50_000).contains(self.connections)
-        else {
-            throw ValidationError(
-                "--rounds, --seconds, --payload, --clients, --rate and --connections must be sensible")
+        func require<Value: Comparable>(_ option: String, _ value: Value, _ range: ClosedRange<Value>) throws {
+            guard range.contains(value) else {
+                throw ValidationError("--\(option) \(value): give \(range.lowerBound) to \(range.upperBound)")
+            }
         }
-        guard !self.levels.isEmpty, self.only == nil || BenchTarget(rawValue: self.only ?? "") != nil else {
-            throw ValidationError("--qos takes 0, 1, 2; --only takes secure-mqtt or mosquitto")
+        try require("rounds", self.rounds, 1...100)
+        try require("seconds", self.seconds, 0.1...600)
+        try require("payload", self.payload, 8...65_000)
+        try require("clients", self.clients, 1...60)
+        try require("rate", self.rate, 1_000...1_000_000)
+        try require("connections", self.connections, 1...50_000)
+        guard self.levels != nil else {
+            throw ValidationError("--qos \(self.qos): give 0, 1 and 2, separated by commas")
+        }
+        if let only = self.only, BenchTarget(rawValue: only) == nil {
+            throw ValidationError("--only \(only): give secure-mqtt or mosquitto")
         }
     }
 
-    private var levels: [QoS] {
-        self.qos.split(separator: ",").compactMap { UInt8($0).flatMap(QoS.init(rawValue:)) }
+    /// `nil` if one of them is none.
+    private var levels: [QoS]? {
+        let levels = self.qos.split(separator: ",", omittingEmptySubsequences: false).map {
+            UInt8($0).flatMap(QoS.init(rawValue:))
+        }
+        return levels.contains(nil) ? nil : levels.compactMap { $0 }
     }
 
     func run() async throws {
@@ -160,7 +171,7 @@ struct BenchBrokerCommand: AsyncParsableCommand {
         let connections = try await generator.connections(self.connections, by: site.operatorTLS)
         results.append(("memory of an idle connection, KB", connections.kilobytesEach))
         results.append(("full mutual handshakes/s", connections.handshakesPerSecond))
-        for qos in self.levels {
+        for qos in self.levels ?? [] {
             let fanIn = try await generator.throughput(
                 qos: qos, publishers: site.publishers, subscribers: 1, by: site.operatorTLS, seconds: self.seconds)
             results.append(("fan-in QoS \(qos.rawValue), messages/s", fanIn.perSecond))
