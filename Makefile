@@ -60,4 +60,4 @@ docs: ## Build the documentation of the MQTT modules into .build/docs
 	@scripts/docs
 
 clean: ## Remove everything that was built
-	@rm -rf .build .build-thread .build-address .venv demo
+	@rm -rf .build .build-thread .build-address .venv .venv-licore demo

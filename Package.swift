@@ -36,6 +36,7 @@ let package = Package(
         .library(name: "Identity", targets: ["Identity"]),
         .library(name: "PKI", targets: ["PKI"]),
         .library(name: "Telemetry", targets: ["Telemetry"]),
+        .library(name: "LiCore", targets: ["LiCore"]),
         .library(name: "Auditor", targets: ["Auditor"]),
         .library(name: "ControlCenter", targets: ["ControlCenter"]),
     ],
@@ -77,7 +78,7 @@ let package = Package(
         .target(
             name: "MQTTBroker",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", "PKI", "Storage", "Telemetry",
+                "Identity", "MQTT", "MessageBus", "PKI", "Storage", "Telemetry", "LiCore",
                 nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, grdb, logging, lifecycle, deque,
             ]),
 
@@ -90,23 +91,26 @@ let package = Package(
         // The words of our domain: readings, statements, receipts, topics: no I/O.
         .target(name: "Telemetry", dependencies: ["Identity", "COSE", crypto]),
 
+        // The original system's text format (BLAKE2b, RFC 7693), and who may still use it.
+        .target(name: "LiCore", dependencies: ["Identity", "Telemetry", "PKI", crypto, x509, asn1]),
+
         .target(
             name: "Auditor",
             dependencies: [
-                "Identity", "COSE", "Telemetry", "MessageBus", "PKI", "Storage",
+                "Identity", "COSE", "Telemetry", "LiCore", "MessageBus", "PKI", "Storage",
                 crypto, x509, grdb, logging, lifecycle, deque,
             ]),
         .target(
             name: "ControlCenter",
             dependencies: [
-                "Identity", "COSE", "Telemetry", "MessageBus", "MQTT", "PKI", "Storage",
+                "Identity", "COSE", "Telemetry", "LiCore", "MessageBus", "MQTT", "PKI", "Storage",
                 crypto, x509, grdb, logging, lifecycle, deque, nio,
             ]),
         .executableTarget(
             name: "SecureMQTT",
             dependencies: [
                 "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "COSE", "PKI", "Telemetry",
-                "Auditor", "ControlCenter",
+                "LiCore", "Auditor", "ControlCenter",
                 argumentParser, configuration, grdb, logging, lifecycle, unixSignals, nio, nioPosix, nioSSL, crypto,
                 x509, asn1,
             ]),
@@ -121,8 +125,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "Auditor", "PKI", crypto, nio,
-                x509,
+                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "LiCore", "Auditor", "PKI", crypto,
+                nio, x509,
             ],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
@@ -143,7 +147,7 @@ let package = Package(
         .testTarget(
             name: "MQTTBrokerTests",
             dependencies: [
-                "MQTTBroker", "MQTTClient", "MQTT", "PKI", "TestSupport", "FuzzTargets",
+                "MQTTBroker", "MQTTClient", "MQTT", "LiCore", "PKI", "TestSupport", "FuzzTargets",
                 nio, nioPosix, nioSSL, nioHTTP1, nioEmbedded, grdb, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
@@ -153,6 +157,9 @@ let package = Package(
             name: "TelemetryTests",
             dependencies: ["Telemetry", "COSE", "Identity", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(
+            name: "LiCoreTests",
+            dependencies: ["LiCore", "Telemetry", "Identity", "PKI", "TestSupport", "FuzzTargets", crypto, x509]),
+        .testTarget(
             name: "AuditorTests",
             dependencies: [
                 "Auditor", "Telemetry", "COSE", "MessageBus", "PKI", "TestSupport", "FuzzTargets",
@@ -161,7 +168,7 @@ let package = Package(
         .testTarget(
             name: "ControlCenterTests",
             dependencies: [
-                "ControlCenter", "Telemetry", "COSE", "Identity", "MessageBus", "MQTT", "PKI", "TestSupport",
+                "ControlCenter", "LiCore", "Telemetry", "COSE", "Identity", "MessageBus", "MQTT", "PKI", "TestSupport",
                 crypto, x509, grdb, logging, lifecycle, nio,
             ]),
         .testTarget(
@@ -172,7 +179,7 @@ let package = Package(
             name: "SecureMQTTTests",
             dependencies: [
                 "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI",
-                "Auditor",
+                "LiCore", "Auditor",
                 crypto, x509, grdb, nio, nioPosix,
             ],
             exclude: ["Support"]),

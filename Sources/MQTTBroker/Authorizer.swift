@@ -19,9 +19,15 @@ public protocol Authorizer: Sendable {
     ///
     /// - Returns: `nil` if so; else one word. Whoever may publish may have a will, unless implemented otherwise.
     func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String?
+
+    /// Whether messages of a topic are delivered to a peer that subscribed to a filter which matches it. Always,
+    /// unless an authorizer says otherwise.
+    func mayReceive(_ topic: TopicName, by peer: PeerIdentity) -> Bool
 }
 
 extension Authorizer {
+    public func mayReceive(_ topic: TopicName, by peer: PeerIdentity) -> Bool { true }
+
     public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {
         self.refusalToPublish(topic, isRetained: isRetained, by: peer)
     }

@@ -209,8 +209,15 @@ public final class Broker: Service {
         var configuration = NIOSSLServerHandler.Configuration()
         // Thousands of clients are idle most of the time: none keeps a large buffer.
         configuration.maximumPreservedOutboundBufferCapacity = 2_048
-        let tls = NIOSSLServerHandler(context: context, configuration: configuration)
         let origin = Origin(channel.remoteAddress)
+        let verification = self.configuration.verification.flatMap { $0.isNeeded() ? $0 : nil }
+        let tls = NIOSSLServerHandler(
+            context: context,
+            customVerificationCallback: verification?.callback { [logger = self.logger] error in
+                logger.notice(
+                    "client certificate refused", metadata: ["at": "\(origin)", "reason": "\(error)"])
+            },
+            configuration: configuration)
         let balancer = origin.address.flatMap { address in
             listener.balancers.contains { $0.contains(address) } ? address : nil
         }

@@ -78,6 +78,9 @@ public struct BrokerConfiguration: Sendable {
     /// Asked after every TLS handshake, resumed ones included, before anything of the client is read.
     public var admission: PeerAdmission?
 
+    /// Verifies client certificates within the handshake in the place of the TLS library; `nil` leaves it to that.
+    public var verification: PeerVerification?
+
     /// Who may publish and subscribe to what.
     public var authorizer: any Authorizer
 
@@ -106,12 +109,14 @@ public struct BrokerConfiguration: Sendable {
 
     public init(
         listeners: [Listener], tls: BrokerTLS? = nil, admission: PeerAdmission? = nil,
-        authorizer: any Authorizer = TopicTableAuthorizer(), limits: BrokerLimits = BrokerLimits(),
+        verification: PeerVerification? = nil, authorizer: any Authorizer = TopicTableAuthorizer(),
+        limits: BrokerLimits = BrokerLimits(),
         observer: (@Sendable (BrokerEvent) -> Void)? = nil, eventLoop: (any EventLoop)? = nil
     ) {
         self.listeners = listeners
         self.tls = tls
         self.admission = admission
+        self.verification = verification
         self.authorizer = authorizer
         self.limits = limits
         self.observer = observer
@@ -159,6 +164,39 @@ public struct BrokerTLS: Sendable {
 
     /// Reads no files, but computes: not for an event loop. Each context has its own ticket keys.
     func makeContext() throws -> NIOSSLContext { try NIOSSLContext(configuration: self.configuration) }
+}
+
+/// Verifies a client's certificate chain within the TLS handshake. Not asked when a session is resumed: it never
+/// takes the place of ``PeerAdmission``.
+public struct PeerVerification: Sendable {
+    let isNeeded: @Sendable () -> Bool
+    let verify: @Sendable (_ chain: [[UInt8]]) throws -> Void
+
+    /// Both are called on the event loop.
+    ///
+    /// - Parameters:
+    ///   - isNeeded: asked for each connection; when false, the TLS library verifies as it always does.
+    ///   - verify: takes the chain that the client sent, leaf first, in DER; throws to refuse. That the client has the
+    ///     key of the leaf, TLS itself makes sure of.
+    public init(
+        isNeeded: @escaping @Sendable () -> Bool, verify: @escaping @Sendable (_ chain: [[UInt8]]) throws -> Void
+    ) {
+        self.isNeeded = isNeeded
+        self.verify = verify
+    }
+
+    /// The callback of the TLS library; `observe` is told why it refuses.
+    func callback(_ observe: @escaping @Sendable (any Error) -> Void) -> NIOSSLCustomVerificationCallback {
+        { certificates, promise in
+            do {
+                try self.verify(try certificates.map { try $0.toDERBytes() })
+                promise.succeed(.certificateVerified)
+            } catch {
+                observe(error)
+                promise.succeed(.failed)
+            }
+        }
+    }
 }
 
 /// Decides who is let in by its certificate, and for how long.

@@ -109,6 +109,7 @@ extension Router {
                     if let identifier = entry.identifier { targets[session.slot].subscriptionIDs.append(identifier) }
                     continue
                 }
+                guard self.authorizer.mayReceive(topic, by: session.peer) else { continue }
                 session.stamp = self.stamp
                 session.slot = targets.count
             }

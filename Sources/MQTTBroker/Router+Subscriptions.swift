@@ -101,7 +101,9 @@ extension Router {
 
     mutating func sendRetained(_ subscription: Subscription, identifier: UInt32?, session: Int) {
         let highest = min(subscription.maximumQoS, self.limits.maximumQoS)
-        for entry in self.retained.matching(subscription.filter, now: self.now) {
+        guard let peer = self.sessions[session]?.peer else { return }
+        for entry in self.retained.matching(subscription.filter, now: self.now)
+        where self.authorizer.mayReceive(entry.message.topic, by: peer) {
             self.deliver(
                 entry.message, to: session, qos: min(entry.qos, highest), retain: true,
                 subscriptionIDs: identifier.map { [$0] } ?? [], share: nil, settlement: nil)

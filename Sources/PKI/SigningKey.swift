@@ -53,6 +53,20 @@ public struct SigningKey: Sendable {
         }
     }
 
+    /// Signs a digest of another hash function by ECDSA: its leftmost 32 bytes (FIPS 186-5 section 6.4).
+    ///
+    /// - Throws: ``PKIError`` with code `signing`; always for a key in hardware, which takes SHA-256 only.
+    public func sign(prehashed digest: some Digest) throws(PKIError) -> P256.Signing.ECDSASignature {
+        guard case .software(let key) = self.backing else {
+            throw PKIError(.signing, "a hardware key signs SHA-256 digests only")
+        }
+        do {
+            return try key.signature(for: digest)
+        } catch {
+            throw PKIError(.signing, "the private key could not sign: \(error)")
+        }
+    }
+
     /// The key for swift-certificates: issues certificates, signs requests.
     public var certificateKey: Certificate.PrivateKey {
         switch self.backing {

@@ -1,13 +1,16 @@
 import ArgumentParser
 import Auditor
+import Crypto
 import Foundation
 import Identity
+import LiCore
 import Logging
 import MQTTClient
 import PKI
 import ServiceLifecycle
 import Telemetry
 import UnixSignals
+import X509
 
 /// `secure-mqtt auditor`: reads meters, signs, sends.
 struct AuditorCommand: AsyncParsableCommand {
@@ -132,6 +135,9 @@ struct AuditorRunCommand: AsyncParsableCommand {
         let key = try KeyFile.read(auditor.key)
         let signer = try CertificateSigner(identity, key: key)
         let source = try self.source(auditor)
+        if auditor.format == .licore {
+            return try await self.runLiCore(settings, auditor, chain: chain, key: key, source: source)
+        }
         let bus = try ServerParts(settings).makeClientBus(
             chain: chain, key: key, subscriptions: AuditorService.subscriptions(for: auditor.id))
         var configuration = AuditorConfiguration(
@@ -149,6 +155,53 @@ struct AuditorRunCommand: AsyncParsableCommand {
             bus: bus, source: source, outbox: try SQLiteOutbox(directory: auditor.state, owner: identity.spiffeID),
             configuration: configuration, signer: signer, trust: trust, options: options)
         try await self.run(service, bus)
+    }
+
+    /// In the original's format: for a database client of the original's. There are no receipts.
+    private func runLiCore(
+        _ settings: InstallationConfiguration, _ auditor: AuditorSettings, chain: [Certificate], key: SigningKey,
+        source: any MeterSource
+    ) async throws {
+        var options = LiCoreAuditorService.Options()
+        options.speed = try self.replaySpeed(auditor)
+        options.drains = self.exit
+        options.timeZone = try LocalTimeZone(auditor.timeZone)
+        switch (auditor.controller, auditor.controllerCertificate) {
+        case (let name?, let path?):
+            guard let certificate = try CertificateFile.read(path).first,
+                let publicKey = P256.Signing.PublicKey(certificate.publicKey)
+            else { throw CommandError(.badData, "\(path) holds no certificate with a P-256 key") }
+            options.controller = LiCoreAuditorService.Controller(name: name, publicKey: publicKey)
+        case (nil, nil): break
+        default:
+            throw CommandError(
+                .configuration,
+                "auditor.controller and auditor.controller-certificate belong together: set both or none")
+        }
+        let bus = try ServerParts(settings).makeClientBus(
+            chain: chain, key: key, subscriptions: LiCoreAuditorService.subscriptions(for: auditor.id))
+        let service = try LiCoreAuditorService(
+            bus: bus, source: source, id: auditor.id, directory: auditor.state,
+            sign: { try key.sign(prehashed: $0) }, options: options)
+        let group = ServiceGroup(
+            configuration: ServiceGroupConfiguration(
+                services: [
+                    .init(service: bus),
+                    .init(service: service, successTerminationBehavior: .gracefullyShutdownGroup),
+                ],
+                gracefulShutdownSignals: [.sigterm, .sigint], logger: Logger(label: "auditor")))
+        try await group.run()
+        let report = service.report
+        if self.json {
+            try Terminal.standardOutput.json([
+                "sent": report.sent, "skipped": report.skipped, "refused": report.refused,
+            ])
+        } else if self.exit {
+            Terminal.standardOutput.line("\(report.sent) readings sent in the original's format")
+        }
+        if self.exit, !report.isFinished {
+            throw CommandError(.unavailable, "not everything was sent; the same command goes on")
+        }
     }
 
     private func run(_ service: AuditorService, _ bus: MQTTClientBus) async throws {

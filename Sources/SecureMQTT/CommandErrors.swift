@@ -3,6 +3,7 @@ import Auditor
 import ControlCenter
 import Foundation
 import Identity
+import LiCore
 import MQTTBroker
 import MQTTClient
 import PKI
@@ -51,6 +52,7 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as BrokerError: self.init(Self.status(of: error), error.reason)
         case let error as MQTTClientError: self.init(.configuration, error.reason)
         case let error as MeterSourceError: self.init(Self.status(of: error), error.description)
+        case let error as LiCoreError: self.init(.badData, error.reason)
         case let error as OutboxError: self.init(Self.status(of: error), error.reason)
         default: self.init(.software, Self.oneLine("\(error)"))
         }
@@ -60,7 +62,7 @@ struct CommandError: Error, CustomStringConvertible {
     static func exit(with error: any Error) -> Never {
         switch error {
         case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
-            is MeterSourceError, is OutboxError:
+            is MeterSourceError, is OutboxError, is LiCoreError:
             Self(error).exit()
         default:
             // Help and version are ArgumentParser's to tell; so is a plain exit code.

@@ -82,6 +82,10 @@ extension InstallationConfiguration {
                 }
             })
         self.controlCenter = try values.has(.controlCenterID) ? Self.controlCenter(values) : nil
+        self.licore = LiCoreSettings(
+            fleet: values.path(.licoreFleet) ?? values.resolve("fleet.json"),
+            controller: try values.identifier(.licoreController),
+            controllerKey: values.path(.licoreControllerKey))
         self.auditor = try values.has(.auditorID) ? Self.auditor(values) : nil
     }
 
@@ -140,7 +144,10 @@ extension InstallationConfiguration {
             speed: try values.double(.auditorSpeed, 0...1_000_000_000, default: 0),
             seed: UInt64(try values.int(.auditorSeed, 0...Int.max, default: 1)),
             statementInterval: try values.int(.auditorStatementInterval, 1...86_400, default: 60),
-            maximumUnsent: try values.int(.auditorMaxUnsent, 1...1_000_000_000, default: 1_000_000))
+            maximumUnsent: try values.int(.auditorMaxUnsent, 1...1_000_000_000, default: 1_000_000),
+            format: try values.format(),
+            controller: try values.identifier(.auditorController),
+            controllerCertificate: values.path(.auditorControllerCertificate))
     }
 
     /// Finds keys that are misspelt, which a reader of values would pass over in silence. Knows the two levels of
@@ -200,6 +207,19 @@ private struct Values {
     ) throws(CommandError) -> Value {
         guard let text = self.string(key) else { throw self.missing(key) }
         return try self.value(key, default: text, parse)
+    }
+
+    func identifier(_ key: Key) throws(CommandError) -> Identifier? {
+        guard let text = self.string(key) else { return nil }
+        return try self.value(key, default: text) { (text) throws(IdentityError) in try Identifier(text) }
+    }
+
+    func format() throws(CommandError) -> AuditorFormat {
+        let text = self.string(.auditorFormat) ?? AuditorFormat.cose.rawValue
+        guard let format = AuditorFormat(rawValue: text) else {
+            throw self.wrong(.auditorFormat, "'\(text)' is neither cose nor licore")
+        }
+        return format
     }
 
     func path(_ key: Key) -> String? {

@@ -19,6 +19,7 @@ struct InstallationConfiguration: Sendable {
     let controlCenter: ControlCenterSettings?
     /// Nil if the file has no `auditor.id`.
     let auditor: AuditorSettings?
+    let licore: LiCoreSettings
 
     /// Every key.
     enum Key: String, CaseIterable {
@@ -63,6 +64,9 @@ struct InstallationConfiguration: Sendable {
         case controlCenterKey = "control-center.key"
         case controlCenterStore = "control-center.store"
         case controlCenterWorkers = "control-center.workers"
+        case licoreFleet = "licore.fleet"
+        case licoreController = "licore.controller"
+        case licoreControllerKey = "licore.controller-key"
         case auditorID = "auditor.id"
         case auditorCertificate = "auditor.certificate"
         case auditorKey = "auditor.key"
@@ -76,6 +80,9 @@ struct InstallationConfiguration: Sendable {
         case auditorSeed = "auditor.seed"
         case auditorStatementInterval = "auditor.statement-interval"
         case auditorMaxUnsent = "auditor.max-unsent"
+        case auditorFormat = "auditor.format"
+        case auditorController = "auditor.controller"
+        case auditorControllerCertificate = "auditor.controller-certificate"
     }
 }
 
@@ -98,6 +105,13 @@ struct TrustSettings: Sendable {
             trustDomain: self.domain, roots: try CertificateFile.read(self.root),
             intermediates: try self.readIntermediates(), revocationLists: try self.readRevocationLists(),
             demand: self.requireCurrentLists ? .current : .lastKnown)
+    }
+
+    /// A verifier of chains alone: the gate behind the handshake has the revocation lists.
+    func makeChainVerifier() throws(PKIError) -> IdentityVerifier {
+        try IdentityVerifier(
+            trustDomain: self.domain, roots: try CertificateFile.read(self.root),
+            intermediates: try self.readIntermediates())
     }
 
     /// The gate behind TLS handshakes that these settings describe.
@@ -169,6 +183,25 @@ struct ControlCenterSettings: Sendable {
     let workers: Int
 }
 
+/// The original's format: for a fleet that still has it.
+struct LiCoreSettings: Sendable {
+    /// Who may use it. Default `fleet.json`, which is not there unless `secure-mqtt fleet allow` made it.
+    let fleet: String
+    /// In whose name updates are signed beside the control center's own, and the key; nil for nobody.
+    let controller: Identifier?
+    let controllerKey: String?
+
+    var file: FleetFile { FleetFile(path: self.fleet) }
+}
+
+/// How an auditor writes its readings.
+enum AuditorFormat: String, CaseIterable, Sendable {
+    /// Signed statements.
+    case cose
+    /// The original's text.
+    case licore
+}
+
 /// One auditor.
 struct AuditorSettings: Sendable {
     let id: Identifier
@@ -195,4 +228,9 @@ struct AuditorSettings: Sendable {
     let statementInterval: Int
     /// Statements kept without receipt; beyond, the auditor stops reading its meters. Default 1,000,000.
     let maximumUnsent: Int
+    /// Default `cose`.
+    let format: AuditorFormat
+    /// In the original's format: whose updates are obeyed, and the certificate; nil for nobody's.
+    let controller: Identifier?
+    let controllerCertificate: String?
 }

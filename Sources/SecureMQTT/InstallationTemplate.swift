@@ -79,6 +79,14 @@ enum InstallationTemplate {
           # Threads that verify signatures; 0 is one a core.
           #workers: 0
 
+        # Only for devices and a database client of the original LiCore system: see docs/licore.md.
+        #licore:
+          # Who may use the original's format; secure-mqtt fleet allow writes it. Nobody may while it is not there.
+          #fleet: fleet.json
+          # In whose name secure-mqtt fleet update signs, if not the control center's, and the key of that name.
+          #controller: database_licore
+          #controller-key: database_licore.key
+
         """
     }
 
@@ -122,6 +130,11 @@ enum InstallationTemplate {
           #statement-interval: 60
           # Statements that wait for their receipt before the meters are no longer read.
           #max-unsent: 1000000
+          # 'licore' writes the original's text, for the original's database client: see docs/licore.md.
+          #format: cose
+          # With it: whose updates to obey, and the certificate.
+          #controller: database_licore
+          #controller-certificate: database_licore.crt
 
         """
     }

@@ -29,6 +29,15 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
             "The user that Mosquitto, started as root, becomes (default: its own, mosquitto).", valueName: "name"))
     var user: String?
 
+    @Option(
+        help: ArgumentHelp(
+            "The port of a second listener, for clients of the original LiCore system (secure-mqtt fleet).",
+            valueName: "port"))
+    var licorePort: Int?
+
+    @Option(help: ArgumentHelp("With it: the certificate of the original's authority, PEM.", valueName: "file"))
+    var licoreCa: String?
+
     @OptionGroup
     var authority: AuthorityOptions
 
@@ -49,11 +58,20 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
             privateKey: "\(folder)/broker.key", revocationLists: "\(folder)/crl.pem",
             accessControlList: "\(folder)/acl", persistenceDirectory: "\(folder)/sessions")
         let listen = configuration.broker.listen
-        let mosquitto = MosquittoConfiguration(
+        var mosquitto = MosquittoConfiguration(
             files: files, port: configuration.broker.port,
             host: ["0.0.0.0", "::", ""].contains(listen) ? nil : listen,
             controlCenters: names(.controlCenter), operators: names(.operator), brokers: names(.broker),
             user: self.user)
+
+        mosquitto.fleet = try configuration.licore.file.read()
+        mosquitto.trustDomain = configuration.trust.domain
+        let original = try self.originalAuthority()
+        if let licorePort, original != nil {
+            mosquitto.licoreListener = MosquittoConfiguration.LiCoreListener(
+                port: licorePort, certificateAuthority: "\(folder)/licore-ca.pem",
+                accessControlList: "\(folder)/licore-acl")
+        }
 
         // Everything is read before anything is written.
         let pemKey = try KeyFile.read(key)
@@ -69,7 +87,7 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
         for path in [folder, files.persistenceDirectory] where !FileManager.default.fileExists(atPath: path) {
             try Installation.makeDirectory(path, mode: 0o700)
         }
-        let written: [(String, String, UInt32)] = [
+        var written: [(String, String, UInt32)] = [
             (files.privateKey, keyText, 0o600),
             (files.certificateAuthorities, authority.root.pemText, 0o644),
             (files.certificateChain, chain.map(\.pemText).joined(), 0o644),
@@ -77,6 +95,10 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
             (files.accessControlList, mosquitto.accessControlText, 0o600),
             ("\(folder)/mosquitto.conf", mosquitto.configurationText, 0o644),
         ]
+        if let listener = mosquitto.licoreListener, let original {
+            written.append((listener.certificateAuthority, original, 0o644))
+            written.append((listener.accessControlList, mosquitto.licoreAccessControlText, 0o600))
+        }
         for (path, text, mode) in written {
             try DurableFile.replace(path, Array(text.utf8), mode: mode)
         }
@@ -84,5 +106,18 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
         output.line("Wrote \(folder)/mosquitto.conf and the files that it names.")
         output.line("Give them to Mosquitto's user (chown -R mosquitto: \(folder)), then start:")
         output.line("  mosquitto -c \(folder)/mosquitto.conf")
+    }
+
+    /// The original's authority, if a listener for its clients is wanted.
+    private func originalAuthority() throws -> String? {
+        guard let licorePort else {
+            guard self.licoreCa == nil else { throw CommandError(.usage, "--licore-ca: give --licore-port as well") }
+            return nil
+        }
+        guard (1...65_535).contains(licorePort) else {
+            throw CommandError(.usage, "--licore-port \(licorePort): a port is 1 to 65535")
+        }
+        guard let licoreCa else { throw CommandError(.usage, "--licore-port: give --licore-ca FILE as well") }
+        return try CertificateFile.read(licoreCa).map(\.pemText).joined()
     }
 }

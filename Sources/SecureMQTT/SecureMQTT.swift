@@ -25,6 +25,9 @@ struct SecureMQTT: AsyncParsableCommand {
             ReadingsCommand.self,
             AuditorCommand.self,
             PKICommand.self,
+            FleetCommand.self,
+            MigrateCommand.self,
+            ConvertCommand.self,
             BenchCommand.self,
         ]
     )

@@ -52,6 +52,8 @@ public struct Reason: Hashable, Sendable, CustomStringConvertible {
     public static let duplicate = Reason(known: "duplicate")
     /// Contradicts what is stored: another message with this number, or another predecessor.
     public static let fork = Reason(known: "fork")
+    /// In the original's format: another value is stored for this ID, date and type.
+    public static let conflict = Reason(known: "conflict")
     /// The stream was closed by a newer one.
     public static let streamClosed = Reason(known: "stream-closed")
     /// Held, not refused: no room at the moment.
@@ -60,7 +62,7 @@ public struct Reason: Hashable, Sendable, CustomStringConvertible {
     /// Every word of this version, in the order of checking.
     public static let all: [Reason] = [
         .tooLarge, .format, .notCanonical, .header, .topic, .retained, .sender, .certificateUnknown, .issuer, .role,
-        .signature, .revoked, .expired, .duplicate, .fork, .streamClosed, .busy,
+        .signature, .revoked, .expired, .duplicate, .conflict, .fork, .streamClosed, .busy,
     ]
 
     /// Whether a message so refused is refused for good, and sending it again is useless.

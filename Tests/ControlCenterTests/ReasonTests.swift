@@ -313,11 +313,11 @@ import Testing
         #expect(self.center.count(.busy) == 1)
     }
 
-    @Test func `every reason of the list has been met by these tests or the order's`() {
+    @Test func `every reason of the list has been met by these tests, the order's or LiCore's`() {
         // Written out, so that a new word makes somebody think of its test.
         let met: Set<Reason> = [
             .tooLarge, .format, .notCanonical, .header, .topic, .retained, .sender, .certificateUnknown, .issuer,
-            .role, .signature, .revoked, .expired, .duplicate, .fork, .streamClosed, .busy,
+            .role, .signature, .revoked, .expired, .duplicate, .conflict, .fork, .streamClosed, .busy,
         ]
         #expect(met == Set(Reason.all))
     }

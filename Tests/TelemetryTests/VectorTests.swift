@@ -29,7 +29,7 @@ struct VectorTests {
     @Test("cover every reason that can be found in one message")
     func coverReasons() {
         let found = Set(Vectors.refused.map(\.reason))
-        let elsewhere: Set<Reason> = [.revoked, .expired, .duplicate, .fork, .streamClosed, .busy]
+        let elsewhere: Set<Reason> = [.revoked, .expired, .duplicate, .conflict, .fork, .streamClosed, .busy]
         #expect(found == Set(Reason.all.filter { !elsewhere.contains($0) }.map(\.rawValue)))
     }
 

@@ -31,14 +31,7 @@ public final class SQLiteOutbox: OutboxStore {
     ///
     /// - Throws: ``OutboxError``: `locked`, `owner`, `version`, `corrupt`, `full`, `io`.
     public init(directory: String, owner: SPIFFEID, options: Options = Options()) throws(OutboxError) {
-        if mkdir(directory, 0o700) != 0, errno != EEXIST {
-            throw OutboxError(.io, "\(directory) cannot be made: \(String(cString: strerror(errno)))")
-        }
-        do throws(StateLockError) {
-            self.lock = try StateLock(directory: directory)
-        } catch {
-            throw OutboxError(error.code == .inUse ? .locked : .io, error.reason)
-        }
+        self.lock = try StateLock.take(auditorsDirectory: directory)
         var configuration = Configuration()
         configuration.journalMode = .wal
         configuration.label = "outbox"

@@ -25,6 +25,21 @@ public struct CSVOptions: Hashable, Sendable {
     var energyInterval: Int { self.interval ?? 900 }
 }
 
+extension LocalTimeZone {
+    /// As ``init(name:)``, with an error that says what would be right.
+    ///
+    /// - Throws: ``MeterSourceError`` with code `options`.
+    public init(_ text: String) throws(MeterSourceError) {
+        guard let zone = LocalTimeZone(name: text) else {
+            throw MeterSourceError(
+                .options,
+                "\(shown(text.utf8)) is not a time zone: write UTC, an offset such as +02:00, or a name such as Europe/Madrid"
+            )
+        }
+        self = zone
+    }
+}
+
 /// One column of a plain time series: `GC=power_consumed:kW`.
 public struct CSVColumn: Hashable, Sendable {
     /// The column's name in the first line of the file.

@@ -228,9 +228,9 @@ struct CSVCursor: Sendable {
     private func value(_ field: Int) throws(MeterSourceError) -> ExactDecimal? {
         let text = self.reader.field(field)
         guard !text.isEmpty else { return nil }
-        let decimal: CSVDecimal
-        do throws(CSVDecimal.Failure) {
-            decimal = try CSVDecimal(text, allowsComma: self.allowsComma)
+        let decimal: DecimalText
+        do throws(DecimalText.Failure) {
+            decimal = try DecimalText(text, allowsComma: self.allowsComma)
         } catch {
             throw self.reader.error(
                 .value, field: field,

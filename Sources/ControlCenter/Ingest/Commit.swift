@@ -1,4 +1,5 @@
 import Identity
+public import LiCore
 public import PKI
 public import Telemetry
 
@@ -87,6 +88,7 @@ public struct IngestCore<Store: LedgerStore> {
     private var hellos: [(party: String, hello: Hello)] = []
     private var standings: [CertificateHash: Standing] = [:]
     private var newForks: Set<MessageID> = []
+    private var newMeasures: [MeasurePlace: ExactDecimal] = [:]
 
     public init(store: Store, verifier: IdentityVerifier, configuration: IngestConfiguration = IngestConfiguration()) {
         self.overlay = StoreOverlay(store)
@@ -102,6 +104,11 @@ public struct IngestCore<Store: LedgerStore> {
     /// - Throws: `PKIError`; then nothing has changed.
     public mutating func update(_ lists: [RevocationList]) throws(PKIError) {
         try self.examiner.verifier.update(lists)
+    }
+
+    /// Takes who may use the original's format, in force from the next step on.
+    public mutating func update(_ fleet: Fleet, at now: Timestamp) {
+        self.examiner.fleet = FleetView(fleet, verifier: self.examiner.verifier, at: now)
     }
 
     /// All seven steps in one thread.
@@ -151,6 +158,7 @@ public struct IngestCore<Store: LedgerStore> {
         self.hellos = []
         self.standings.removeAll(keepingCapacity: true)
         self.newForks = []
+        self.newMeasures = [:]
     }
 
     /// Keeps memory bounded: what is dropped here is read again when it is needed.
@@ -196,6 +204,8 @@ public struct IngestCore<Store: LedgerStore> {
             try self.take(statement, at: now)
         case .hello(let hello):
             try self.take(hello, at: now)
+        case .measure(let measure):
+            try self.take(measure, at: now)
         case .unknownCertificate(let decoded):
             guard try self.loadCertificate(decoded.envelope.certificateHash, at: now) else {
                 try self.hold(.certificateUnknown, topic: decoded.arrival.topic)
@@ -308,6 +318,31 @@ public struct IngestCore<Store: LedgerStore> {
                     kind: .streamRestart, auditor: statement.signer.rawValue,
                     detail: "stream \(link.stream) began after \(link.previous)", raised: now))
         }
+    }
+
+    /// Stored once; the same value again is a repeat, another value is kept as evidence.
+    private mutating func take(_ verified: VerifiedMeasure, at now: Timestamp) throws {
+        let index = try self.partyIndex(verified.signer, at: now)
+        let auditor = self.parties.values[index].order.auditor
+        let measure = verified.measure
+        let place = MeasurePlace(auditor: auditor, measure)
+        let stored =
+            try self.newMeasures[place]
+            ?? self.overlay.store.measure(auditor: auditor, local: place.local, kind: place.kind)
+        if let stored {
+            guard stored.isNumericallyEqual(to: measure.value) else {
+                let detail = "\(measure.text) contradicts \(stored), which is stored"
+                return try self.quarantine(verified.arrival, Refusal(.conflict, detail), at: now)
+            }
+            self.count(.duplicate, claimed: measure.id.rawValue)
+            return
+        }
+        self.newMeasures[place] = measure.value
+        self.step.batch.measures.append(
+            CommitBatch.Measure(
+                auditor: auditor, local: place.local, kind: place.kind, time: verified.time,
+                interval: Int64(verified.member.interval) * 1_000_000_000, value: measure.value,
+                certificateHash: verified.member.certificateHash, received: now, bytes: verified.arrival.bytes))
     }
 
     private mutating func take(_ hello: VerifiedHello, at now: Timestamp) throws {
@@ -446,7 +481,7 @@ public struct IngestCore<Store: LedgerStore> {
         case .hello(let auditor), .measures(let auditor), .auditorAlerts(let auditor): id = auditor
         default: return Quarantine.unknown
         }
-        if self.knownIDs.contains(id.rawValue) { return id.rawValue }
+        if self.knownIDs.contains(id.rawValue) || self.examiner.fleet.fleet[id] != nil { return id.rawValue }
         guard try self.overlay.store.knowsAuditor(id: id.rawValue) else { return Quarantine.unknown }
         self.knownIDs.insert(id.rawValue)
         return id.rawValue

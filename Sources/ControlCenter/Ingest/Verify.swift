@@ -1,4 +1,5 @@
 public import Identity
+import LiCore
 public import PKI
 public import Telemetry
 
@@ -48,6 +49,8 @@ public struct VerifiedHello: Sendable {
 public enum Examined: Sendable {
     case statement(VerifiedStatement)
     case hello(VerifiedHello)
+    /// A reading in the original's format.
+    case measure(VerifiedMeasure)
     /// Nobody in memory has this certificate; the store may.
     case unknownCertificate(Decoded)
     case refused(Arrival, Refusal)
@@ -58,17 +61,33 @@ public enum Examined: Sendable {
 public struct Examiner: Sendable {
     var directory: Directory
     var verifier: IdentityVerifier
+    var fleet = FleetView()
 
+    /// The first byte says what a message is: a statement of ours (0xD2), or the original's text (a letter or digit).
+    ///
     /// - Parameter now: the time at which a hello's chain must be valid.
     public func examine(_ arrival: Arrival, at now: Timestamp) -> Examined {
         do throws(Refusal) {
+            if !self.fleet.fleet.isEmpty, arrival.bytes.first.map(Self.beginsText) == true {
+                return .measure(try VerifiedMeasure(arrival, self.fleet, verifier: self.verifier, at: now))
+            }
             let decoded = try Decoded(arrival)
+            try self.fleet.requireSigned(arrival.topic, at: now)
             if decoded.envelope.kind == .hello {
                 return .hello(try VerifiedHello(IdentifiedHello(decoded, verifier: self.verifier, at: now)))
             }
             return self.examine(decoded)
         } catch {
             return .refused(arrival, error)
+        }
+    }
+
+    private static func beginsText(_ byte: UInt8) -> Bool {
+        switch byte {
+        case UInt8(ascii: "0")...UInt8(ascii: "9"), UInt8(ascii: "A")...UInt8(ascii: "Z"),
+            UInt8(ascii: "a")...UInt8(ascii: "z"):
+            true
+        default: false
         }
     }
 

@@ -58,6 +58,25 @@ public struct CommitBatch: Sendable {
         public var quality: UInt8
     }
 
+    /// A reading in the original's format.
+    public struct Measure: Hashable, Sendable {
+        public var auditor: Int64
+        /// Its date: nanoseconds since 1970 as the auditor's clock counts them.
+        public var local: Int64
+        /// 0 consumption, 1 production.
+        public var kind: UInt8
+        /// Its date in UTC, by the auditor's time zone.
+        public var time: Timestamp
+        /// Nanoseconds.
+        public var interval: Int64
+        public var value: ExactDecimal
+        /// SHA-256 of the certificate that was pinned.
+        public var certificateHash: [UInt8]
+        public var received: Timestamp
+        /// As signed, signature included.
+        public var bytes: [UInt8]
+    }
+
     /// A change to a stream's runs.
     public enum RunChange: Hashable, Sendable {
         /// The run that begins at `first` ends at `last`; it may be new.
@@ -115,6 +134,7 @@ public struct CommitBatch: Sendable {
     public var series: [Series] = []
     public var statements: ContiguousArray<Statement> = []
     public var readings: ContiguousArray<Reading> = []
+    public var measures: [Measure] = []
     /// Streams as they are after this batch; runs are in ``runs``.
     public var streams: [StreamLedger] = []
     /// In this order.
@@ -131,6 +151,7 @@ public struct CommitBatch: Sendable {
     public var isEmpty: Bool {
         self.auditors.isEmpty && self.certificates.isEmpty && self.statements.isEmpty && self.streams.isEmpty
             && self.forks.isEmpty && self.alarms.isEmpty && self.quarantined.isEmpty && self.counts.isEmpty
+            && self.measures.isEmpty
     }
 }
 

@@ -26,6 +26,9 @@ public protocol LedgerStore {
     /// - Returns: the number, or `nil` if such readings were never stored.
     func series(auditor: Int64, meter: String, quantity: String, unit: String) throws -> Int64?
 
+    /// The value of the stored reading in the original's format at a place: auditor, local date, kind.
+    func measure(auditor: Int64, local: Int64, kind: UInt8) throws -> ExactDecimal?
+
     /// How much of its quota a quarantine bucket uses.
     func quarantineUse(claimed: String, reason: Reason) throws -> QuarantineUse
 

@@ -28,6 +28,8 @@ public struct MemoryLedger: LedgerStore, Sendable {
     public private(set) var statements: ContiguousArray<CommitBatch.Statement> = []
     /// In commit order.
     public private(set) var readings: ContiguousArray<CommitBatch.Reading> = []
+    /// Readings in the original's format, in commit order.
+    public private(set) var measures: [CommitBatch.Measure] = []
     public private(set) var forks: [CommitBatch.Fork] = []
     public private(set) var alarms: [CommitBatch.Alarm] = []
     public private(set) var quarantined: [CommitBatch.Quarantined] = []
@@ -79,6 +81,10 @@ public struct MemoryLedger: LedgerStore, Sendable {
         self.seriesNumbers[SeriesKey(auditor: auditor, meter: meter, quantity: quantity, unit: unit)]
     }
 
+    public func measure(auditor: Int64, local: Int64, kind: UInt8) -> ExactDecimal? {
+        self.measures.first { $0.auditor == auditor && $0.local == local && $0.kind == kind }?.value
+    }
+
     public func quarantineUse(claimed: String, reason: Reason) -> QuarantineUse {
         self.quarantined.reduce(into: QuarantineUse()) { use, row in
             guard row.claimed == claimed, row.reason == reason else { return }
@@ -111,6 +117,7 @@ public struct MemoryLedger: LedgerStore, Sendable {
             self.statements.append(row)
         }
         self.readings.append(contentsOf: batch.readings)
+        self.measures.append(contentsOf: batch.measures)
         for stream in batch.streams {
             self.streams[stream.number] = stream
             self.streamNumbers[StreamKey(auditor: stream.auditor, id: stream.id)] = stream.number

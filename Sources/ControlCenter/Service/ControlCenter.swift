@@ -3,6 +3,7 @@ import Crypto
 import Dispatch
 import Foundation
 import Identity
+public import LiCore
 public import Logging
 import MQTT
 public import MessageBus
@@ -36,6 +37,10 @@ public final class ControlCenter: Service {
         public var cores = ProcessInfo.processInfo.activeProcessorCount
         /// How long to wait after a commit failed: at first, and at most. It doubles in between.
         public var retryDelay: ClosedRange<Duration> = .milliseconds(100) ... .seconds(10)
+        /// Who may use the original's format at first; ``ControlCenter/update(_:)-(Fleet)`` changes it.
+        public var fleet = Fleet.none
+        /// In whose names updates in the original's form can be signed.
+        public var liCoreControllers: [LiCoreController] = []
 
         public init() {}
     }
@@ -45,6 +50,8 @@ public final class ControlCenter: Service {
         public var received: Int64 = 0
         public var statements: Int64 = 0
         public var readings: Int64 = 0
+        /// Readings in the original's format.
+        public var measures: Int64 = 0
         public var commits: Int64 = 0
         public var receiptsPublished: Int64 = 0
         /// Receipts that could not be published; the auditor asks again.
@@ -79,13 +86,14 @@ public final class ControlCenter: Service {
         case receipts([ReceiptDraft])
     }
 
-    private let bus: any MessageBus
+    let bus: any MessageBus
     private let signer: any Signer
     private let chain: [[UInt8]]
-    private let configuration: Configuration
-    private let clock: @Sendable () -> Timestamp
-    private let logger: Logger
+    let configuration: Configuration
+    let clock: @Sendable () -> Timestamp
+    let logger: Logger
 
+    let store: ControlCenterStore
     private let core: Mutex<IngestCore<ControlCenterStore>>
     /// A copy of the core's, to be had while the core is busy committing.
     private let examiner: Mutex<Examiner>
@@ -125,7 +133,9 @@ public final class ControlCenter: Service {
         self.configuration = configuration
         self.clock = clock
         self.logger = logger
-        let core = IngestCore(store: store, verifier: verifier, configuration: configuration.ingest)
+        var core = IngestCore(store: store, verifier: verifier, configuration: configuration.ingest)
+        core.update(configuration.fleet, at: clock())
+        self.store = store
         self.examiner = Mutex(core.examiner)
         self.core = Mutex(core)
         self.revocationList = Mutex(revocationList)
@@ -152,6 +162,20 @@ public final class ControlCenter: Service {
         }
     }
 
+    /// Takes who may use the original's format, from the next batch on.
+    public func update(_ fleet: Fleet) async throws {
+        let now = self.clock()
+        try await self.onQueue {
+            self.core.withLock { core in
+                core.update(fleet, at: now)
+                self.examiner.withLock { $0 = core.examiner }
+            }
+        }
+    }
+
+    /// Who may use the original's format now.
+    var fleet: Fleet { self.examiner.withLock { $0.fleet.fleet } }
+
     /// Works until shut down gracefully, cancelled, or the bus ends. What was received is decided before it
     /// returns; what could not be is not settled and comes again.
     public func run() async throws {
@@ -160,6 +184,8 @@ public final class ControlCenter: Service {
             group.addTask { await self.committing() }
             group.addTask { await self.examining() }
             group.addTask {
+                let updates = Task { await self.publishingLiCoreUpdates() }
+                defer { updates.cancel() }
                 // Only receiving stops at once; what follows drains, from the first step to the last.
                 await cancelWhenGracefulShutdown { await self.receiving() }
                 self.inbox.finish()
@@ -272,6 +298,7 @@ public final class ControlCenter: Service {
             progress.commits += 1
             progress.statements += Int64(step.batch.statements.count)
             progress.readings += Int64(step.batch.readings.count)
+            progress.measures += Int64(step.batch.measures.count)
             for (count, more) in step.counts { progress.reasons[count.reason, default: 0] += more }
         }
         for (count, more) in step.counts where count.reason != .duplicate {

@@ -15,6 +15,7 @@ struct BatchWriter {
         try self.writeParties(batch)
         try self.writeStatements(batch)
         try self.writeReadings(batch)
+        try self.writeMeasures(batch)
         try self.writeStreams(batch)
         try self.writeIncidents(batch)
     }
@@ -118,6 +119,43 @@ struct BatchWriter {
                     $0.bind(7, Int64(row.value?.exponent ?? 0))
                     $0.bind(8, Int64(row.quality))
                 }
+            }
+        }
+    }
+
+    private func writeMeasures(_ batch: CommitBatch) throws {
+        guard !batch.measures.isEmpty else { return }
+        let insert = try Prepared(
+            """
+            INSERT INTO licore_reading
+                (auditor, local, kind, time, interval, mantissa, exponent, certificate_hash, received, bytes)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+            """, self.db)
+        let seen = try Prepared(
+            """
+            INSERT INTO licore_activity (auditor, last_seen, readings) VALUES (?1, ?2, 1)
+            ON CONFLICT (auditor) DO UPDATE SET last_seen = max(last_seen, ?2), readings = readings + 1
+            """, self.db)
+        for row in batch.measures {
+            try row.certificateHash.withUnsafeBytes { hash in
+                try row.bytes.withUnsafeBytes { bytes in
+                    try insert.run {
+                        $0.bind(1, row.auditor)
+                        $0.bind(2, row.local)
+                        $0.bind(3, Int64(row.kind))
+                        $0.bind(4, row.time.nanoseconds)
+                        $0.bind(5, row.interval)
+                        $0.bind(6, row.value.mantissa)
+                        $0.bind(7, Int64(row.value.exponent))
+                        $0.bind(8, hash)
+                        $0.bind(9, row.received.nanoseconds)
+                        $0.bind(10, bytes)
+                    }
+                }
+            }
+            try seen.run {
+                $0.bind(1, row.auditor)
+                $0.bind(2, row.received.nanoseconds)
             }
         }
     }

@@ -286,6 +286,18 @@ public final class ControlCenterStore: LedgerStore, Sendable {
         }
     }
 
+    public func measure(auditor: Int64, local: Int64, kind: UInt8) throws -> ExactDecimal? {
+        try self.access { db in
+            let statement = try db.cachedStatement(
+                sql: "SELECT mantissa, exponent FROM licore_reading WHERE auditor = ? AND local = ? AND kind = ?")
+            guard let row = try Row.fetchOne(statement, arguments: [auditor, local, Int64(kind)]) else { return nil }
+            guard let value = ExactDecimal(mantissa: row["mantissa"], exponent: row["exponent"]) else {
+                throw ControlCenterError(.storeDamaged, "a reading contradicts itself: restore a copy")
+            }
+            return value
+        }
+    }
+
     public func quarantineUse(claimed: String, reason: Reason) throws -> QuarantineUse {
         try self.access { db in
             let row = try Row.fetchOne(

@@ -19,6 +19,10 @@ enum Schema {
             try db.execute(sql: Self.incidents)
             try db.execute(sql: Self.views)
         }
+        migrator.registerMigration("licore") { db in
+            try db.execute(sql: Self.licore)
+            try db.execute(sql: Self.licoreViews)
+        }
         return migrator
     }
 
@@ -221,5 +225,145 @@ enum Schema {
             JOIN stream ON stream.number = run.stream
             JOIN auditor ON auditor.number = stream.auditor
         ) WHERE first <= last;
+        """
+
+    // MARK: The original's format
+
+    private static let licore = """
+        -- Readings in the original's format: signed each by itself, without a place in a stream. The place is taken
+        -- once: another value for it is quarantined (conflict).
+        CREATE TABLE licore_reading (
+            auditor INTEGER NOT NULL,
+            local INTEGER NOT NULL,          -- nanoseconds since 1970 as the auditor's clock counts them
+            kind INTEGER NOT NULL,           -- 0 consumption, 1 production
+            time INTEGER NOT NULL,           -- nanoseconds since 1970 in UTC, by the auditor's time zone
+            interval INTEGER NOT NULL,       -- nanoseconds
+            mantissa INTEGER NOT NULL,
+            exponent INTEGER NOT NULL,
+            certificate_hash BLOB NOT NULL,  -- SHA-256 of the certificate that was pinned
+            received INTEGER NOT NULL,
+            bytes BLOB NOT NULL,             -- as signed, signature included
+            PRIMARY KEY (auditor, local, kind)
+        ) WITHOUT ROWID;
+        CREATE INDEX licore_reading_time ON licore_reading (auditor, kind, time);
+
+        CREATE TABLE licore_activity (
+            auditor INTEGER PRIMARY KEY,
+            last_seen INTEGER NOT NULL,      -- when the newest was stored, nanoseconds since 1970
+            readings INTEGER NOT NULL
+        );
+
+        -- Updates in the original's form, to be published by the control center.
+        CREATE TABLE licore_update (
+            number INTEGER PRIMARY KEY,
+            auditor TEXT NOT NULL,
+            parameter TEXT NOT NULL,
+            value TEXT NOT NULL,
+            ordered INTEGER NOT NULL,
+            done INTEGER,
+            outcome TEXT                     -- published, or why not
+        );
+        CREATE INDEX licore_update_open ON licore_update (number) WHERE done IS NULL;
+
+        -- What the original's database had. Nobody verified it here.
+        CREATE TABLE licore_history (
+            number INTEGER PRIMARY KEY,
+            auditor TEXT NOT NULL,
+            date TEXT NOT NULL,              -- as it was written
+            kind INTEGER NOT NULL,
+            value TEXT NOT NULL,             -- its digits
+            source TEXT NOT NULL,            -- the file's name
+            imported INTEGER NOT NULL,
+            UNIQUE (auditor, date, kind, value)
+        );
+        """
+
+    private static let licoreViews = """
+        DROP VIEW readings;
+        CREATE VIEW readings AS
+        SELECT
+            auditor.id AS auditor,
+            series.meter AS meter,
+            series.quantity AS quantity,
+            series.unit AS unit,
+            CASE reading.time % 1000000000
+                WHEN 0 THEN strftime('%Y-%m-%dT%H:%M:%SZ', reading.time / 1000000000, 'unixepoch')
+                ELSE strftime('%Y-%m-%dT%H:%M:%S', reading.time / 1000000000, 'unixepoch')
+                    || printf('.%09dZ', reading.time % 1000000000)
+            END AS time,
+            CASE reading.interval WHEN 0 THEN NULL ELSE reading.interval / 1e9 END AS interval,
+            CAST(reading.mantissa AS REAL) / decimal_scale.divisor AS value,
+            CASE
+                WHEN reading.mantissa IS NULL THEN NULL
+                WHEN reading.exponent = 0 THEN CAST(reading.mantissa AS TEXT)
+                ELSE printf('%s%d.%0*d',
+                    CASE WHEN reading.mantissa < 0 THEN '-' ELSE '' END,
+                    abs(reading.mantissa / decimal_scale.divisor),
+                    -reading.exponent,
+                    abs(reading.mantissa % decimal_scale.divisor))
+            END AS exact,
+            quality.name AS quality,
+            lower(hex(stream.id)) AS stream,
+            statement.sequence AS sequence,
+            lower(hex(statement.id)) AS statement,
+            stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed,
+            reading.time / 1000000000 AS unix_time,
+            reading.time AS time_ns,
+            auditor.spiffe AS auditor_spiffe,
+            reading.leaf_index AS leaf_index,
+            'cose' AS format
+        FROM reading
+        JOIN series ON series.number = reading.series
+        JOIN auditor ON auditor.number = series.auditor
+        JOIN statement ON statement.leaf_index = reading.leaf_index
+        JOIN stream ON stream.number = statement.stream
+        JOIN quality ON quality.number = reading.quality
+        JOIN decimal_scale ON decimal_scale.exponent = reading.exponent
+        UNION ALL
+        SELECT
+            auditor.id,
+            'licore',
+            CASE licore_reading.kind WHEN 0 THEN 'consumption' ELSE 'production' END,
+            'kWh',
+            CASE licore_reading.time % 1000000000
+                WHEN 0 THEN strftime('%Y-%m-%dT%H:%M:%SZ', licore_reading.time / 1000000000, 'unixepoch')
+                ELSE strftime('%Y-%m-%dT%H:%M:%S', licore_reading.time / 1000000000, 'unixepoch')
+                    || printf('.%09dZ', licore_reading.time % 1000000000)
+            END,
+            licore_reading.interval / 1e9,
+            CAST(licore_reading.mantissa AS REAL) / decimal_scale.divisor,
+            CASE
+                WHEN licore_reading.exponent = 0 THEN CAST(licore_reading.mantissa AS TEXT)
+                ELSE printf('%s%d.%0*d',
+                    CASE WHEN licore_reading.mantissa < 0 THEN '-' ELSE '' END,
+                    abs(licore_reading.mantissa / decimal_scale.divisor),
+                    -licore_reading.exponent,
+                    abs(licore_reading.mantissa % decimal_scale.divisor))
+            END,
+            'good',
+            NULL,
+            NULL,
+            NULL,
+            0,
+            licore_reading.time / 1000000000,
+            licore_reading.time,
+            auditor.spiffe,
+            NULL,
+            'licore'
+        FROM licore_reading
+        JOIN auditor ON auditor.number = licore_reading.auditor
+        JOIN decimal_scale ON decimal_scale.exponent = licore_reading.exponent;
+
+        CREATE VIEW history AS
+        SELECT
+            auditor,
+            CASE kind WHEN 0 THEN 'consumption' ELSE 'production' END AS quantity,
+            'kWh' AS unit,
+            date,
+            CAST(value AS REAL) AS value,
+            value AS exact,
+            source,
+            strftime('%Y-%m-%dT%H:%M:%SZ', imported, 'unixepoch') AS imported
+        FROM licore_history;
         """
 }

@@ -50,4 +50,6 @@ public struct StoreReader: Sendable {
     public func statistics() throws -> StoreStatistics {
         try ControlCenterStore.statistics(self.database)
     }
+
+    func read<R>(_ body: (Database) throws -> R) throws -> R { try self.database.read(body) }
 }

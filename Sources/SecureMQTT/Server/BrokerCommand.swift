@@ -48,7 +48,8 @@ struct BrokerCommand: AsyncParsableCommand {
         let watch = TrustWatch(
             parts: parts, broker: broker, logger: Logger(label: "trust"))
         try await runServices(
-            [broker, ListeningNotice(broker: broker), watch], logger: Logger(label: "broker"))
+            [broker, ListeningNotice(broker: broker), watch, parts.makeFleetWatch(broker: broker)],
+            logger: Logger(label: "broker"))
     }
 
     private func runDevelopment() async throws {

@@ -30,6 +30,7 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let watch = TrustWatch(
             parts: parts, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
-        try await runServices([bus, center, watch], logger: Logger(label: "control-center"))
+        try await runServices(
+            [bus, center, watch, parts.makeFleetWatch(controlCenter: center)], logger: Logger(label: "control-center"))
     }
 }

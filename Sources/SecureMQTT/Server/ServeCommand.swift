@@ -40,7 +40,10 @@ struct ServeCommand: AsyncParsableCommand {
             parts: parts, broker: broker, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
         try await runServices(
-            [broker, ListeningNotice(broker: broker), center, watch], logger: Logger(label: "serve"))
+            [
+                broker, ListeningNotice(broker: broker), center, watch,
+                parts.makeFleetWatch(broker: broker, controlCenter: center),
+            ], logger: Logger(label: "serve"))
     }
 }
 

@@ -2,24 +2,43 @@ import Auditor
 import ControlCenter
 import Foundation
 import Identity
+import LiCore
 import Logging
 import MQTT
 import MQTTBroker
 import MQTTClient
 import MessageBus
 import PKI
+import Synchronization
 import Telemetry
 import X509
+
+/// A verifier of chains that can be exchanged while others use it.
+private final class ChainTrust: Sendable {
+    private let verifier: Mutex<IdentityVerifier>
+
+    init(_ verifier: IdentityVerifier) { self.verifier = Mutex(verifier) }
+
+    var current: IdentityVerifier { self.verifier.withLock { $0 } }
+
+    func replace(_ verifier: IdentityVerifier) { self.verifier.withLock { $0 = verifier } }
+}
 
 /// What `serve`, `broker` and `control-center` are made of, as the configuration says.
 struct ServerParts: Sendable {
     let configuration: InstallationConfiguration
     /// Asked after every handshake. Shared, so that newer revocation lists reach all who ask it.
     let gate: PeerGate
+    /// Who may use the original's format. Shared likewise.
+    let fleet: FleetRegister
+    /// Whom certificate chains may lead to, while the TLS library cannot be asked.
+    private let chains: ChainTrust
 
     init(_ configuration: InstallationConfiguration) throws {
         self.configuration = configuration
         self.gate = try configuration.trust.makeGate()
+        self.fleet = FleetRegister(try configuration.licore.file.read())
+        self.chains = ChainTrust(try configuration.trust.makeChainVerifier())
     }
 
     /// Exchanges whom the gate trusts for what the files say now.
@@ -28,6 +47,7 @@ struct ServerParts: Sendable {
         try self.gate.replaceTrust(
             roots: try CertificateFile.read(trust.root), intermediates: try trust.readIntermediates(),
             revocationLists: lists)
+        self.chains.replace(try trust.makeChainVerifier())
     }
 
     // MARK: Broker
@@ -53,8 +73,12 @@ struct ServerParts: Sendable {
             listeners.append(.unix(path: path, mode: settings.socketMode, identify: try self.identifyLocally()))
         }
         var configuration = BrokerConfiguration(
-            listeners: listeners, tls: tls, admission: PeerAdmission(gate: self.gate, now: { .now }),
-            limits: settings.limits,
+            listeners: listeners, tls: tls,
+            admission: PeerAdmission(gate: self.gate, fleet: self.fleet, now: { .now }),
+            verification: PeerVerification(
+                trustDomain: self.configuration.trust.domain, fleet: self.fleet,
+                verifier: { [chains = self.chains] in chains.current }, now: { .now }),
+            authorizer: FleetAuthorizer(self.fleet, now: { .now }), limits: settings.limits,
             observer: { event in
                 Self.log(event, logger)
                 observer?(event)
@@ -175,11 +199,39 @@ struct ServerParts: Sendable {
         var settings = ControlCenter.Configuration()
         let workers = try self.controlCenterSettings.workers
         if workers > 0 { settings.cores = workers }
+        settings.fleet = self.fleet.current
+        settings.liCoreControllers = try self.liCoreControllers(identified)
         return try ControlCenter(
             bus: bus, store: store, verifier: try self.configuration.trust.makeVerifier(),
             signer: identified.signer, chain: identified.chain.map(\.der),
             revocationList: identified.ownList(try self.configuration.trust.readRevocationLists()),
             configuration: settings, logger: logger)
+    }
+
+    /// In whose names updates in the original's form are signed: the control center's own, and whose key it was given.
+    private func liCoreControllers(_ identified: Identified) throws -> [LiCoreController] {
+        let own = identified.key
+        var controllers = [
+            LiCoreController(name: identified.identity.spiffeID.id) { try own.sign(prehashed: $0) }
+        ]
+        let settings = self.configuration.licore
+        switch (settings.controller, settings.controllerKey) {
+        case (let name?, let path?):
+            let key = try KeyFile.read(path)
+            controllers.append(LiCoreController(name: name) { try key.sign(prehashed: $0) })
+        case (nil, nil): break
+        default:
+            throw CommandError(
+                .configuration, "licore.controller and licore.controller-key belong together: set both or none")
+        }
+        return controllers
+    }
+
+    /// Takes changes of the fleet while the server runs.
+    func makeFleetWatch(broker: Broker? = nil, controlCenter: ControlCenter? = nil) -> FleetWatch {
+        FleetWatch(
+            file: self.configuration.licore.file, register: self.fleet, broker: broker, controlCenter: controlCenter,
+            logger: Logger(label: "fleet"))
     }
 
     /// What a control center subscribes to.

@@ -55,6 +55,9 @@ struct CenterChecker {
                 counts[refusal.reason, default: 0] += 1
                 continue
             case .statement(let statement): envelope = statement.decoded.envelope
+            case .measure:
+                world.violate(.nothingForeignStored, "a reading in the original's format, which nobody is allowed")
+                continue
             case .unknownCertificate(let decoded): envelope = decoded.envelope
             }
             let hash = envelope.certificateHash

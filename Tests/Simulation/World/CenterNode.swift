@@ -22,6 +22,9 @@ struct CenterLedger: LedgerStore {
     func series(auditor: Int64, meter: String, quantity: String, unit: String) throws -> Int64? {
         self.disk.visible.series(auditor: auditor, meter: meter, quantity: quantity, unit: unit)
     }
+    func measure(auditor: Int64, local: Int64, kind: UInt8) throws -> ExactDecimal? {
+        self.disk.visible.measure(auditor: auditor, local: local, kind: kind)
+    }
     func quarantineUse(claimed: String, reason: Reason) throws -> QuarantineUse {
         self.disk.visible.quarantineUse(claimed: claimed, reason: reason)
     }

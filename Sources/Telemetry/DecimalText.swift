@@ -1,20 +1,20 @@
-/// A decimal number as it is written in a file: sign, digits, an optional point (or comma), an optional exponent.
+/// A decimal number as it is written by other programs: sign, digits, an optional point (or comma), an optional exponent.
 ///
 /// Digits are kept as written: `0.48200000000000004` stays what it is and `0.10` keeps its zero.
-struct CSVDecimal: Hashable {
+package struct DecimalText: Hashable {
     /// All digits as one integer.
-    var mantissa: Int64
+    package var mantissa: Int64
     /// How far the point stands to the right of them: -18 to 0.
-    var exponent: Int
+    package var exponent: Int
 
-    enum Failure: Error, Equatable {
+    package enum Failure: Error, Equatable {
         /// Not a decimal number.
         case malformed
         /// More digits than 63 bits or 18 places behind the point hold.
         case tooManyDigits
     }
 
-    init(_ text: ArraySlice<UInt8>, allowsComma: Bool) throws(Failure) {
+    package init(_ text: ArraySlice<UInt8>, allowsComma: Bool) throws(Failure) {
         var rest = text
         var isNegative = false
         if let sign = rest.first, sign == UInt8(ascii: "-") || sign == UInt8(ascii: "+") {

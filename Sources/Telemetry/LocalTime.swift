@@ -1,6 +1,6 @@
 import Foundation
 
-/// How a file's local times are to be read.
+/// How times that are written without a zone are to be read.
 public enum LocalTimeZone: Hashable, Sendable, CustomStringConvertible {
     /// A constant distance from UTC, in seconds, east positive.
     case offset(seconds: Int)
@@ -9,10 +9,9 @@ public enum LocalTimeZone: Hashable, Sendable, CustomStringConvertible {
 
     public static let utc = LocalTimeZone.offset(seconds: 0)
 
-    /// Reads `UTC`, `Z`, `+02:00`, `-0330`, or a name of the IANA database such as `Europe/Madrid`.
-    ///
-    /// - Throws: ``MeterSourceError`` with code `options`.
-    public init(_ text: String) throws(MeterSourceError) {
+    /// Reads `UTC`, `Z`, `+02:00`, `-0330`, or a name of the IANA database such as `Europe/Madrid`; nil for any
+    /// other text.
+    public init?(name text: String) {
         if text == "UTC" || text == "Z" || text == "GMT" {
             self = .utc
             return
@@ -20,18 +19,11 @@ public enum LocalTimeZone: Hashable, Sendable, CustomStringConvertible {
         let bytes = Array(text.utf8)
         if let first = bytes.first, first == UInt8(ascii: "+") || first == UInt8(ascii: "-") {
             var scanner = TimeScanner(bytes[...])
-            guard let seconds = scanner.offset(), scanner.isAtEnd else {
-                throw MeterSourceError(.options, "\(shown(bytes)) is not an offset from UTC: write +02:00")
-            }
+            guard let seconds = scanner.offset(), scanner.isAtEnd else { return nil }
             self = .offset(seconds: seconds)
             return
         }
-        guard text.contains("/"), TimeZone(identifier: text) != nil else {
-            throw MeterSourceError(
-                .options,
-                "\(shown(bytes)) is not a time zone: write UTC, an offset such as +02:00, or a name such as Europe/Madrid"
-            )
-        }
+        guard text.contains("/"), TimeZone(identifier: text) != nil else { return nil }
         self = .named(text)
     }
 
@@ -49,14 +41,14 @@ public enum LocalTimeZone: Hashable, Sendable, CustomStringConvertible {
 }
 
 /// A date and time of day without a zone: seconds since 1970-01-01 00:00 as that clock counts them.
-struct LocalTime: Hashable {
-    var seconds: Int64
-    var nanoseconds: Int64 = 0
+public struct LocalTime: Hashable, Sendable {
+    public var seconds: Int64
+    public var nanoseconds: Int64 = 0
     /// The distance from UTC, if the text itself says it.
-    var offset: Int?
+    public var offset: Int?
 
     /// Days since 1970-01-01 of a date of the Gregorian calendar; `nil` if there is no such day.
-    static func days(year: Int, month: Int, day: Int) -> Int64? {
+    package static func days(year: Int, month: Int, day: Int) -> Int64? {
         guard (1970...9_999).contains(year), (1...12).contains(month), day >= 1 else { return nil }
         let isLeap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
         let lengths = [31, isLeap ? 29 : 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]
@@ -72,7 +64,7 @@ struct LocalTime: Hashable {
 
     /// Reads `2011-07-01 00:30[:00[.5]]`, also with `T` or `/`, day first with `01/07/2011 00:30`, a date alone,
     /// an offset or `Z` behind any of them, or Unix seconds (nine to eleven digits).
-    init?(_ text: ArraySlice<UInt8>) {
+    public init?(_ text: ArraySlice<UInt8>) {
         var scanner = TimeScanner(text)
         let leading = scanner.digits(1...11)
         guard let leading else { return nil }
@@ -121,8 +113,9 @@ struct LocalTime: Hashable {
         guard scanner.isAtEnd else { return nil }
     }
 
-    init(seconds: Int64, offset: Int? = nil) {
+    public init(seconds: Int64, nanoseconds: Int64 = 0, offset: Int? = nil) {
         self.seconds = seconds
+        self.nanoseconds = nanoseconds
         self.offset = offset
     }
 }
@@ -178,11 +171,13 @@ private struct TimeScanner {
 }
 
 /// Turns local times into UTC; remembers the day it last looked up, because asking for a zone's offset is slow.
-struct LocalTimeResolver {
-    enum Outcome: Equatable {
+public struct LocalTimeResolver: Sendable {
+    public enum Outcome: Hashable, Sendable {
         /// Seconds since 1970 UTC.
         case one(Int64)
+        /// It never was: clocks were put forward over it.
         case skipped
+        /// It was twice: clocks were put back.
         case ambiguous
     }
 
@@ -191,7 +186,7 @@ struct LocalTimeResolver {
     /// A local day during and around which the offset does not change.
     private var quietDay: (day: Int64, offset: Int)?
 
-    init(_ zone: LocalTimeZone) {
+    public init(_ zone: LocalTimeZone) {
         switch zone {
         case .offset(let seconds):
             self.constant = seconds
@@ -202,7 +197,8 @@ struct LocalTimeResolver {
         }
     }
 
-    mutating func resolve(_ local: LocalTime) -> Outcome {
+    /// The moment that a local time is in this zone.
+    public mutating func resolve(_ local: LocalTime) -> Outcome {
         if let offset = local.offset ?? self.constant { return .one(local.seconds - Int64(offset)) }
         guard let zone = self.zone else { return .one(local.seconds) }
         let day = local.seconds / 86_400
@@ -222,6 +218,13 @@ struct LocalTimeResolver {
         case 1: return .one(local.seconds - Int64(candidates[0]))
         default: return .ambiguous
         }
+    }
+
+    /// The local time of a moment, in whole seconds since 1970 as a clock of this zone counts them.
+    public func localSeconds(at seconds: Int64) -> Int64 {
+        if let constant { return seconds + Int64(constant) }
+        guard let zone = self.zone else { return seconds }
+        return seconds + Int64(Self.offset(of: zone, at: seconds))
     }
 
     private static func offset(of zone: TimeZone, at seconds: Int64) -> Int {
