@@ -11,6 +11,7 @@ let nioWebSocket = Target.Dependency.product(name: "NIOWebSocket", package: "swi
 let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let cryptoExtras = Target.Dependency.product(name: "CryptoExtras", package: "swift-crypto")
 let x509 = Target.Dependency.product(name: "X509", package: "swift-certificates")
 let asn1 = Target.Dependency.product(name: "SwiftASN1", package: "swift-asn1")
 let grdb = Target.Dependency.product(name: "GRDB", package: "GRDB.swift")
@@ -21,6 +22,9 @@ let lifecycleTestKit = Target.Dependency.product(name: "ServiceLifecycleTestKit"
 let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let hummingbird = Target.Dependency.product(name: "Hummingbird", package: "hummingbird")
+let hummingbirdTLS = Target.Dependency.product(name: "HummingbirdTLS", package: "hummingbird")
+let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
 let package = Package(
@@ -54,6 +58,9 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(
+            url: "https://github.com/hummingbird-project/hummingbird", from: "2.28.1", traits: []),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     ],
     targets: [
         // Names of parties: no dependency at all.
@@ -86,7 +93,15 @@ let package = Package(
         .target(name: "COSE", dependencies: [crypto]),
 
         // X.509 profiles, the authority, revocation lists, verification of identities.
-        .target(name: "PKI", dependencies: ["Identity", crypto, x509, asn1]),
+        .target(name: "PKI", dependencies: ["Identity", crypto, cryptoExtras, x509, asn1]),
+
+        // The authority's process: enrolment (EST), revocation lists and OCSP over HTTP, issuance.
+        .target(
+            name: "CertificateAuthority",
+            dependencies: [
+                "Identity", "PKI", crypto, x509, asn1, logging, lifecycle, nio, nioPosix, nioHTTP1, nioSSL, hummingbird,
+                hummingbirdTLS, httpClient,
+            ]),
 
         // The words of our domain: readings, statements, receipts, topics: no I/O.
         .target(name: "Telemetry", dependencies: ["Identity", "COSE", crypto]),
@@ -110,7 +125,7 @@ let package = Package(
             name: "SecureMQTT",
             dependencies: [
                 "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "COSE", "PKI", "Telemetry",
-                "LiCore", "Auditor", "ControlCenter",
+                "LiCore", "Auditor", "CertificateAuthority", "ControlCenter",
                 argumentParser, configuration, grdb, logging, lifecycle, unixSignals, nio, nioPosix, nioSSL, crypto,
                 x509, asn1,
             ]),
@@ -126,7 +141,7 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "LiCore", "Auditor", "PKI", crypto,
-                nio, x509,
+                nio, x509, asn1,
             ],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
@@ -153,6 +168,11 @@ let package = Package(
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(
             name: "PKITests", dependencies: ["PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509, asn1]),
+        .testTarget(
+            name: "CertificateAuthorityTests",
+            dependencies: [
+                "CertificateAuthority", "PKI", "Identity", "TestSupport", crypto, x509, asn1, logging, lifecycle,
+            ]),
         .testTarget(
             name: "TelemetryTests",
             dependencies: ["Telemetry", "COSE", "Identity", "TestSupport", "FuzzTargets", crypto]),

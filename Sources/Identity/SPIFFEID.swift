@@ -8,6 +8,8 @@ public enum Role: String, Hashable, Sendable, CaseIterable, CustomStringConverti
     case broker
     /// A person or program that acts through the control center's API; reads topics, writes none.
     case `operator`
+    /// Certifies, over HTTPS. Its certificate opens no session at a broker.
+    case authority
 
     public var description: String { self.rawValue }
 }
@@ -70,7 +72,7 @@ public struct SPIFFEID: Hashable, Sendable, CustomStringConvertible {
         guard parts.count == 3, let role = Role(rawValue: String(parts[1])) else {
             throw IdentityError(
                 .spiffeID,
-                "\(quoted(text)) is not one of our SPIFFE IDs: spiffe://<trust-domain>/<auditor|control-center|broker|operator>/<id>"
+                "\(quoted(text)) is not one of our SPIFFE IDs: spiffe://<trust-domain>/<auditor|control-center|broker|operator|authority>/<id>"
             )
         }
         self.init(trustDomain: try TrustDomain(parts[0]), role: role, id: try Identifier(parts[2]))

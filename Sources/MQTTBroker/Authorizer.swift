@@ -49,7 +49,7 @@ public struct TopicTableAuthorizer: Authorizer {
     }
 
     public func refusalToConnect(_ peer: PeerIdentity) -> String? {
-        peer.spiffeID.role == .broker ? "role" : nil
+        [.broker, .authority].contains(peer.spiffeID.role) ? "role" : nil
     }
 
     public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {

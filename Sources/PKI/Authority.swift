@@ -17,6 +17,9 @@ public struct Authority: Sendable {
     public let certificate: Certificate
     public let key: SigningKey
 
+    /// Where its lists and its responder are found, as what it issues says; nil if nothing is said.
+    public var publication: PublicationPoints?
+
     /// An authority whose certificate and key exist.
     ///
     /// - Throws: ``PKIError`` with code `version`, `weak-key`, `algorithm`, `extension` or `key-usage` if the
@@ -107,6 +110,9 @@ public struct Authority: Sendable {
                     Critical(KeyUsage(keyCertSign: true, cRLSign: true))
                     SubjectKeyIdentifier(hash: publicKey)
                     AuthorityKeyIdentifier(keyIdentifier: self.keyIdentifier[...])
+                    // Of URIs alone: constraints of DNS names would bind common names too, which are IDs, in OpenSSL.
+                    Critical(NameConstraints(permittedURIDomains: [trustDomain.rawValue]))
+                    if let publication { publication.rootListPoints }
                 },
                 issuerPrivateKey: self.key.certificateKey)
             return Authority(unchecked: certificate, key)
@@ -149,6 +155,10 @@ public struct Authority: Sendable {
                     profile.subjectAlternativeNames
                     SubjectKeyIdentifier(hash: publicKey)
                     AuthorityKeyIdentifier(keyIdentifier: self.keyIdentifier[...])
+                    if let publication {
+                        publication.listPoints(of: self.keyIdentifier)
+                        publication.responder
+                    }
                 },
                 issuerPrivateKey: self.key.certificateKey)
         } catch {
@@ -156,16 +166,44 @@ public struct Authority: Sendable {
         }
     }
 
+    /// Issues a certificate to an OCSP responder that answers for this authority (RFC 6960 section 4.2.2.2), with
+    /// `id-pkix-ocsp-nocheck`: it lives so shortly that nobody asks whether it was revoked.
+    ///
+    /// - Throws: ``PKIError`` with code `signing`.
+    public func issueResponder(
+        name: String, to publicKey: P256.Signing.PublicKey, at now: UnixTime, lifetime: UnixTime
+    ) throws(PKIError) -> Certificate {
+        var random = SystemRandomNumberGenerator()
+        do {
+            let publicKey = Certificate.PublicKey(publicKey)
+            return try Certificate(
+                version: .v3,
+                serialNumber: Self.makeSerialNumber(using: &random),
+                publicKey: publicKey,
+                notValidBefore: .init(max(now - Self.backdating, self.certificate.notBefore)),
+                notValidAfter: .init(min(now + lifetime, self.certificate.notAfter)),
+                issuer: self.certificate.subject,
+                subject: try DistinguishedName { CommonName(name) },
+                signatureAlgorithm: .ecdsaWithSHA256,
+                extensions: Certificate.Extensions {
+                    Critical(BasicConstraints.notCertificateAuthority)
+                    Critical(KeyUsage(digitalSignature: true))
+                    try ExtendedKeyUsage([.ocspSigning])
+                    SubjectKeyIdentifier(hash: publicKey)
+                    AuthorityKeyIdentifier(keyIdentifier: self.keyIdentifier[...])
+                    Certificate.Extension(oid: [1, 3, 6, 1, 5, 5, 7, 48, 1, 5], critical: false, value: [0x05, 0x00])
+                },
+                issuerPrivateKey: self.key.certificateKey)
+        } catch {
+            throw PKIError(.signing, "cannot issue the certificate of the OCSP responder: \(error)")
+        }
+    }
+
     /// The subject key identifier of this authority, which everything that it issues repeats.
     ///
     /// In the certificates made here it is SHA-1 of the public key (RFC 5280 section 4.2.1.2, method 1): an
     /// identifier, not a safeguard.
-    var keyIdentifier: [UInt8] {
-        let identifier =
-            (try? self.certificate.extensions.subjectKeyIdentifier)
-            ?? SubjectKeyIdentifier(hash: self.certificate.publicKey)
-        return Array(identifier.keyIdentifier)
-    }
+    var keyIdentifier: [UInt8] { self.certificate.keyIdentifier }
 
     /// 20 bytes, positive, of which 158 bits are random (RFC 5280 section 4.1.2.2 allows no more than 20 bytes).
     private static func makeSerialNumber(

@@ -2,37 +2,63 @@ public import Crypto
 import Foundation
 public import Identity
 import SwiftASN1
+import Synchronization
 public import X509
 
-/// An authority on disk: certificates, keys, revocation lists, and the record of what it issued.
+/// An authority on disk: certificates, keys, revocation lists, and the record of what it did.
 ///
 /// | file | what |
 /// | --- | --- |
-/// | `root.pem`, `root.key` | the root; its key belongs offline, and nothing but the root's own list needs it again |
+/// | `root.pem`, `root.key` | the root; its key belongs offline, and only a new list or intermediate needs it again |
 /// | `issuing.pem`, `issuing.key` | the issuing intermediate |
 /// | `crl.pem` | the revocation lists of root and intermediate |
-/// | `issued.jsonl` | what was issued and revoked, only ever appended to |
+/// | `issued.jsonl` | invitations, certificates issued and revoked, only ever appended to |
 ///
-/// Keys are 0600. Changes are made under a lock on `issued.jsonl`, one process at a time.
+/// After a rollover `root.pem` and `issuing.pem` hold several certificates, the one in use first; the key of a later
+/// one is `root-<key identifier>.key` or `issuing-<key identifier>.key`.
+///
+/// Keys are 0600, encrypted unless their owner wanted it otherwise. Changes are made under a lock on `issued.jsonl`,
+/// by one process at a time; a process that stays remembers what it has read, and reads on from there.
 public struct AuthorityDirectory: Sendable {
     public let path: String
-    public let root: Certificate
-    public let issuing: Certificate
+    /// The roots that parties shall trust, the one in use first.
+    public let roots: [Certificate]
+    /// The issuing intermediates, the one in use first: others still have certificates that are valid.
+    public let issuers: [Certificate]
+
+    /// Where lists and responder are found, for what is issued from now on.
+    public var publication: PublicationPoints?
+
+    /// Asked for the passphrase of an encrypted key, when the key is needed.
+    public var passphrase: PassphraseSource?
+
+    private let memory: Memory
+
+    public var root: Certificate { self.roots[0] }
+    public var issuing: Certificate { self.issuers[0] }
 
     public static func rootPath(in path: String) -> String { "\(path)/root.pem" }
     public static func rootKeyPath(in path: String) -> String { "\(path)/root.key" }
     public static func issuingPath(in path: String) -> String { "\(path)/issuing.pem" }
     public static func issuingKeyPath(in path: String) -> String { "\(path)/issuing.key" }
     public static func revocationListsPath(in path: String) -> String { "\(path)/crl.pem" }
-    static func recordPath(in path: String) -> String { "\(path)/issued.jsonl" }
+    public static func recordPath(in path: String) -> String { "\(path)/issued.jsonl" }
+
+    /// The longest record that is read, in bytes: some 400,000 certificates.
+    static let maximumRecordSize = 512 << 20
 
     /// Makes a root and an intermediate, their first lists and an empty record, in a folder that exists.
     ///
+    /// - Parameters:
+    ///   - passphrase: for the key of the intermediate; nil leaves it to file permissions.
+    ///   - rootPassphrase: for the key of the root.
     /// - Throws: ``PKIError`` with code `exists` if one of the files does, `io`, or `signing`.
     public static func create(
-        _ path: String, trustDomain: TrustDomain, at now: UnixTime
+        _ path: String, trustDomain: TrustDomain, at now: UnixTime, passphrase: Passphrase? = nil,
+        rootPassphrase: Passphrase? = nil, publication: PublicationPoints? = nil
     ) throws(PKIError) -> AuthorityDirectory {
-        let root = try Authority.makeRoot(trustDomain: trustDomain, at: now)
+        var root = try Authority.makeRoot(trustDomain: trustDomain, at: now)
+        root.publication = publication
         let issuing = try root.makeIntermediate(trustDomain: trustDomain, at: now)
         let lists = [
             try root.makeRevocationList(number: 1, at: now, lifetime: Authority.rootRevocationListLifetime),
@@ -40,26 +66,59 @@ public struct AuthorityDirectory: Sendable {
         ]
         // The record first: with it the folder is taken.
         try DurableFile.create(Self.recordPath(in: path), [], mode: 0o600)
-        try KeyFile.create(Self.rootKeyPath(in: path), root.key)
-        try KeyFile.create(Self.issuingKeyPath(in: path), issuing.key)
+        try KeyFile.create(Self.rootKeyPath(in: path), root.key, passphrase: rootPassphrase)
+        try KeyFile.create(Self.issuingKeyPath(in: path), issuing.key, passphrase: passphrase)
         try CertificateFile.create(Self.rootPath(in: path), [root.certificate])
         try CertificateFile.create(Self.issuingPath(in: path), [issuing.certificate])
         try DurableFile.create(
             Self.revocationListsPath(in: path), Array(lists.map(\.pemText).joined().utf8), mode: 0o644)
-        return AuthorityDirectory(path: path, root: root.certificate, issuing: issuing.certificate)
+        let directory = AuthorityDirectory(
+            path: path, roots: [root.certificate], issuers: [issuing.certificate], publication: publication,
+            passphrase: passphrase?.source, memory: Memory())
+        // The key is at hand: it need not be decrypted again.
+        directory.memory.keep(issuing)
+        return directory
     }
 
     /// Opens an authority; keys are read only when something is issued or revoked.
     ///
     /// - Throws: ``PKIError`` with code `missing`, `format`, `chain` or `io`.
-    public static func open(_ path: String) throws(PKIError) -> AuthorityDirectory {
-        func one(_ path: String) throws(PKIError) -> Certificate {
-            let certificates = try CertificateFile.read(path)
-            guard certificates.count == 1 else { throw PKIError(.chain, "\(path) holds more than one certificate") }
-            return certificates[0]
+    public static func open(
+        _ path: String, passphrase: PassphraseSource? = nil, publication: PublicationPoints? = nil
+    ) throws(PKIError) -> AuthorityDirectory {
+        let directory = AuthorityDirectory(
+            path: path, roots: try CertificateFile.read(Self.rootPath(in: path)),
+            issuers: try CertificateFile.read(Self.issuingPath(in: path)), publication: publication,
+            passphrase: passphrase, memory: Memory())
+        for root in directory.roots where root.issuer != root.subject {
+            throw PKIError(.chain, "\(Self.rootPath(in: path)) holds a certificate that is not a root's")
         }
+        for issuing in directory.issuers where issuing.issuer == issuing.subject {
+            throw PKIError(.chain, "\(Self.issuingPath(in: path)) holds a root certificate")
+        }
+        return directory
+    }
+
+    /// The same authority, with the certificates as they are on disk now.
+    ///
+    /// - Throws: as ``open(_:passphrase:publication:)``.
+    public func reopened() throws(PKIError) -> AuthorityDirectory {
+        let fresh = try Self.open(self.path, passphrase: self.passphrase, publication: self.publication)
         return AuthorityDirectory(
-            path: path, root: try one(Self.rootPath(in: path)), issuing: try one(Self.issuingPath(in: path)))
+            path: self.path, roots: fresh.roots, issuers: fresh.issuers, publication: self.publication,
+            passphrase: self.passphrase, memory: self.memory)
+    }
+
+    private init(
+        path: String, roots: [Certificate], issuers: [Certificate], publication: PublicationPoints?,
+        passphrase: PassphraseSource?, memory: Memory
+    ) {
+        self.path = path
+        self.roots = roots
+        self.issuers = issuers
+        self.publication = publication
+        self.passphrase = passphrase
+        self.memory = memory
     }
 
     /// The trust domain, from the name of the intermediate.
@@ -77,114 +136,496 @@ public struct AuthorityDirectory: Sendable {
         }
     }
 
+    // MARK: The record
+
     /// What was issued, in that order, with what was revoked.
     ///
     /// - Throws: ``PKIError`` with code `missing`, `permissions`, `format` or `io`.
     public func issued() throws(PKIError) -> [IssuedCertificate] {
-        let path = Self.recordPath(in: self.path)
-        return try IssuanceRecord(try DurableFile.read(path, maximumSize: 256 << 20), path: path).certificates
+        try self.read { (record) throws(PKIError) in record.certificates }
     }
+
+    /// - Parameter serialNumber: its minimal big-endian bytes.
+    /// - Returns: nil if no such certificate was issued.
+    public func issued(_ serialNumber: [UInt8]) throws(PKIError) -> IssuedCertificate? {
+        try self.read { (record) throws(PKIError) in record.certificate(serialNumber) }
+    }
+
+    /// What was issued and revoked after the event of that number, at most `limit`, and the number of the newest.
+    public func events(after number: Int, limit: Int) throws(PKIError) -> (events: [AuthorityEvent], last: Int) {
+        try self.read { (record) throws(PKIError) in (record.events(after: number, limit: limit), record.lastEvent) }
+    }
+
+    // MARK: Issuing
 
     /// Issues a certificate. The caller has proof that the subject holds the private key.
     ///
     /// - Parameters:
     ///   - renewing: the ID has a certificate already, of this very role and spelling, and gets another. Otherwise an
     ///     ID that was given out before, to whatever role and in whatever case, is refused.
+    ///   - requester: who asked, for the record.
+    ///   - note: why, for the record.
     /// - Throws: ``PKIError`` with code `name` if the ID is taken, or is to be renewed and unknown; `trust-domain` for
     ///   a profile of another one; those of the files; `signing`.
     public func issue(
-        _ profile: CertificateProfile, to publicKey: P256.Signing.PublicKey, at now: UnixTime, renewing: Bool = false
+        _ profile: CertificateProfile, to publicKey: P256.Signing.PublicKey, at now: UnixTime, renewing: Bool = false,
+        requester: String? = nil, note: String? = nil
     ) throws(PKIError) -> Certificate {
         try self.change { (record) throws(PKIError) -> (Certificate, [UInt8]) in
-            guard try self.trustDomain == profile.spiffeID.trustDomain else {
-                throw PKIError(.trustDomain, "\(profile.spiffeID) is not of this authority's trust domain")
-            }
-            let holders = record.certificates.map(\.spiffeID).filter { $0.id.folded == profile.spiffeID.id.folded }
+            try self.requireTrustDomain(profile.spiffeID)
             if renewing {
-                guard holders.contains(profile.spiffeID) else {
-                    throw PKIError(
-                        .name, "there is no certificate of \(profile.spiffeID.role) \(profile.spiffeID.id) to renew")
-                }
-            } else if let holder = holders.first {
-                throw PKIError(
-                    .name,
-                    "\(profile.spiffeID.id) is taken by \(holder.role) \(holder.id): IDs are unique, without case")
+                try Self.requireHeld(profile.spiffeID, in: record)
+            } else {
+                try Self.requireFree(profile.spiffeID, in: record, at: now)
             }
-            let certificate = try self.readIssuing().issue(profile, to: publicKey, at: now)
-            let issued = IssuedCertificate(certificate, spiffeID: profile.spiffeID, issuedAt: now)
-            return (certificate, try IssuanceRecord.issued(issued))
+            return try self.issue(profile, publicKey, at: now, requester: requester, note: note)
         }
     }
+
+    private func issue(
+        _ profile: CertificateProfile, _ publicKey: P256.Signing.PublicKey, at now: UnixTime, requester: String?,
+        invitation: (token: [UInt8], key: [UInt8])? = nil, note: String? = nil
+    ) throws(PKIError) -> (Certificate, [UInt8]) {
+        let authority = try self.authority(self.issuing)
+        let certificate = try authority.issue(profile, to: publicKey, at: now)
+        let issued = IssuedCertificate(
+            certificate, spiffeID: profile.spiffeID, issuedAt: now, issuer: authority.keyIdentifier,
+            requester: requester)
+        return (
+            certificate,
+            try IssuanceRecord.issued(issued, der: certificate.der, invitation: invitation, note: note)
+        )
+    }
+
+    /// Takes a certificate of this authority's into the record that was issued elsewhere: from then on its ID is taken,
+    /// and it can be revoked.
+    ///
+    /// - Throws: ``PKIError`` with code `unknown-issuer`, `signature` and those of a certificate that breaks the rules;
+    ///   `exists` if it is recorded; `name` if another party has its ID.
+    public func importCertificate(
+        _ certificate: Certificate, at now: UnixTime, requester: String
+    ) throws(PKIError) -> SPIFFEID {
+        let verifier = try IdentityVerifier(
+            trustDomain: try self.trustDomain, roots: self.roots, intermediates: self.issuers)
+        let identity = try verifier.verify(chain: [certificate], at: min(now, certificate.notAfter))
+        return try self.change { (record) throws(PKIError) -> (SPIFFEID, [UInt8]) in
+            guard record.certificate(certificate.serialBytes) == nil else {
+                throw PKIError(.exists, "the certificate of \(identity.spiffeID) is in the record already")
+            }
+            let holders = record.certificates(of: identity.spiffeID.id)
+            guard holders.allSatisfy({ $0.spiffeID == identity.spiffeID }) else {
+                throw PKIError(.name, "\(identity.spiffeID.id) is taken by another party: IDs are unique, without case")
+            }
+            let issued = IssuedCertificate(
+                certificate, spiffeID: identity.spiffeID, issuedAt: now, issuer: identity.issuerKeyIdentifier,
+                requester: requester)
+            return (
+                identity.spiffeID, try IssuanceRecord.issued(issued, der: certificate.der, note: "imported")
+            )
+        }
+    }
+
+    private func requireTrustDomain(_ spiffeID: SPIFFEID) throws(PKIError) {
+        guard try self.trustDomain == spiffeID.trustDomain else {
+            throw PKIError(.trustDomain, "\(spiffeID) is not of this authority's trust domain")
+        }
+    }
+
+    private static func requireHeld(_ spiffeID: SPIFFEID, in record: IssuanceRecord) throws(PKIError) {
+        guard record.certificates(of: spiffeID.id).contains(where: { $0.spiffeID == spiffeID }) else {
+            throw PKIError(.name, "there is no certificate of \(spiffeID.role) \(spiffeID.id) to renew")
+        }
+    }
+
+    private static func requireFree(
+        _ spiffeID: SPIFFEID, in record: IssuanceRecord, at now: UnixTime
+    ) throws(PKIError) {
+        let holder =
+            record.certificates(of: spiffeID.id).first?.spiffeID
+            ?? record.invitation(spiffeID.id).flatMap { $0.isOpen(at: now) ? $0.spiffeID : nil }
+        if let holder {
+            throw PKIError(
+                .name, "\(spiffeID.id) is taken by \(holder.role) \(holder.id): IDs are unique, without case")
+        }
+    }
+
+    // MARK: Invitations
+
+    /// The longest an invitation lives: thirty days.
+    public static let maximumInvitationLifetime: UnixTime = 30 * 86_400
+
+    /// Invites a party: whoever brings the token first is certified under its ID. A newer invitation of an ID takes
+    /// the place of an older one.
+    ///
+    /// - Parameters:
+    ///   - profile: whom; with hosts for a server.
+    ///   - lifetime: in seconds, at most ``maximumInvitationLifetime``.
+    /// - Throws: ``PKIError`` with code `name` if the ID is another party's, or has a certificate in force; those of
+    ///   the files.
+    public func invite(
+        _ profile: CertificateProfile, lifetime: UnixTime, at now: UnixTime, requester: String,
+        token: EnrolmentToken = EnrolmentToken()
+    ) throws(PKIError) -> Invitation {
+        guard (1...Self.maximumInvitationLifetime).contains(lifetime) else {
+            throw PKIError(.format, "an invitation lives for one second to thirty days")
+        }
+        return try self.change { (record) throws(PKIError) -> (Invitation, [UInt8]) in
+            let spiffeID = profile.spiffeID
+            try self.requireTrustDomain(spiffeID)
+            for held in record.certificates(of: spiffeID.id) {
+                guard held.spiffeID == spiffeID else { try Self.requireFree(spiffeID, in: record, at: now); continue }
+                guard !held.isInForce(at: now) else {
+                    throw PKIError(
+                        .name, "\(spiffeID.id) has a valid certificate: revoke it first, or let the device renew it")
+                }
+            }
+            if let open = record.invitation(spiffeID.id), open.isOpen(at: now), open.spiffeID != spiffeID {
+                try Self.requireFree(spiffeID, in: record, at: now)
+            }
+            let invitation = Invitation(
+                spiffeID: spiffeID, hosts: profile.hosts, createdAt: now, expiresAt: now + lifetime,
+                requester: requester, tokenHash: token.hash)
+            return (invitation, try IssuanceRecord.invited(invitation))
+        }
+    }
+
+    /// Certifies the bearer of a token.
+    ///
+    /// An answer may be lost on its way: the same key may fetch the same certificate again with the same token for as
+    /// long as the invitation lives. Any other key is refused.
+    ///
+    /// - Parameter requester: who asked, for the record: an address.
+    /// - Throws: ``PKIError`` with code `token` for an unknown ID or a wrong token, `token-expired`, `token-used`,
+    ///   `revoked` if what it gave was revoked since, and those of ``EnrolmentRequest/require(_:)``.
+    public func redeem(
+        _ id: Identifier, token: String, _ request: EnrolmentRequest, at now: UnixTime, requester: String
+    ) throws(PKIError) -> Certificate {
+        let hash = EnrolmentToken.hash(token)
+        return try self.change { (record) throws(PKIError) -> (Certificate, [UInt8]) in
+            // One word for both, so that nobody learns which IDs are expected. The ID is compared with its case.
+            guard let invitation = record.invitation(id), invitation.spiffeID.id == id,
+                EnrolmentToken.equal(invitation.tokenHash, hash)
+            else { throw PKIError(.token, "there is no invitation of \(id) with this token") }
+            guard now <= invitation.expiresAt else {
+                throw PKIError(
+                    .tokenExpired,
+                    "the invitation of \(id) expired at \(CivilTime(invitation.expiresAt).iso8601): ask for another")
+            }
+            let profile = CertificateProfile.role(
+                invitation.spiffeID.role, id, in: invitation.spiffeID.trustDomain, hosts: invitation.hosts)
+            try request.require(profile)
+            if let use = invitation.use {
+                guard use.keyHash == request.keyHash else {
+                    throw PKIError(.tokenUsed, "the invitation of \(id) was used already, for another key")
+                }
+                let certificate = try Certificate(der: use.certificate)
+                guard record.certificate(certificate.serialBytes)?.revocation == nil else {
+                    throw PKIError(.revoked, "the certificate of \(id) was revoked")
+                }
+                return (certificate, [])
+            }
+            return try self.issue(
+                profile, request.publicKey, at: now, requester: requester, invitation: (hash, request.keyHash))
+        }
+    }
+
+    // MARK: Renewal
+
+    /// An operator's word: this ID may be renewed with its expired certificate, once, until then.
+    ///
+    /// - Throws: ``PKIError`` with code `name` if the ID has no certificate that is not revoked; those of the files.
+    public func allowRenewal(
+        _ id: Identifier, lifetime: UnixTime, at now: UnixTime, requester: String, note: String? = nil
+    ) throws(PKIError) {
+        try self.change { (record) throws(PKIError) -> (Void, [UInt8]) in
+            guard let held = record.certificates(of: id).last(where: { $0.spiffeID.id == id && $0.revocation == nil })
+            else { throw PKIError(.name, "\(id) has no certificate that is not revoked") }
+            let allowance = RenewalAllowance(spiffeID: held.spiffeID, expiresAt: now + lifetime)
+            return ((), try IssuanceRecord.renewalAllowed(allowance, requester: requester, note: note, at: now))
+        }
+    }
+
+    /// Renews a party's certificate, on the proof of its old key: that it holds this one was shown by TLS.
+    ///
+    /// The certificate must be of this authority, in the record and not revoked. An expired one is enough only with an
+    /// operator's word (``allowRenewal(_:lifetime:at:requester:note:)``).
+    ///
+    /// - Throws: ``PKIError`` with code `expired`, `revoked`, `unknown-issuer` and the others of a certificate that is
+    ///   not good; those of ``EnrolmentRequest/require(_:)``.
+    public func renew(
+        _ old: Certificate, _ request: EnrolmentRequest, at now: UnixTime
+    ) throws(PKIError) -> Certificate {
+        let verifier = try IdentityVerifier(
+            trustDomain: try self.trustDomain, roots: self.roots, intermediates: self.issuers)
+        // Whether it has expired is judged below.
+        let identity = try verifier.verify(chain: [old], at: max(old.notBefore, min(now, old.notAfter)))
+        let spiffeID = identity.spiffeID
+        return try self.change { (record) throws(PKIError) -> (Certificate, [UInt8]) in
+            guard let held = record.certificate(old.serialBytes), held.certificateHash == old.sha256 else {
+                throw PKIError(.unknownIssuer, "the certificate of \(spiffeID) is not in the record")
+            }
+            guard held.revocation == nil else {
+                throw PKIError(.revoked, "the certificate of \(spiffeID) was revoked")
+            }
+            if now > held.notAfter {
+                guard let allowance = record.allowance(spiffeID.id), allowance.spiffeID == spiffeID,
+                    now <= allowance.expiresAt
+                else {
+                    throw PKIError(
+                        .expired,
+                        "the certificate of \(spiffeID) expired at \(CivilTime(held.notAfter).iso8601): "
+                            + "an operator can allow its renewal (secure-mqtt pki renew-allow \(spiffeID.id))")
+                }
+            }
+            let profile = CertificateProfile.role(
+                spiffeID.role, spiffeID.id, in: spiffeID.trustDomain, hosts: old.hosts)
+            try request.require(profile)
+            return try self.issue(profile, request.publicKey, at: now, requester: spiffeID.rawValue, note: "renewed")
+        }
+    }
+
+    // MARK: Revocation
 
     /// Revokes every certificate of an ID that is not revoked, and writes a new list of the intermediate.
     ///
     /// - Returns: those that were revoked now.
     /// - Throws: ``PKIError`` with code `name` if nothing is left to revoke; those of the files; `signing`.
     public func revoke(
-        _ id: Identifier, reason: RevocationList.Reason, at now: UnixTime
+        _ id: Identifier, reason: RevocationList.Reason, at now: UnixTime, requester: String? = nil
     ) throws(PKIError) -> [IssuedCertificate] {
         let revoked = try self.change { (record) throws(PKIError) -> ([IssuedCertificate], [UInt8]) in
-            let matching = record.certificates.filter { $0.spiffeID.id == id && $0.revocation == nil }
+            let matching = record.certificates(of: id).filter { $0.spiffeID.id == id && $0.revocation == nil }
             guard !matching.isEmpty else { throw PKIError(.name, "\(id) has no certificate that is not revoked") }
             // Without the key there would be no list that says so.
-            _ = try self.readIssuing()
-            let revocation = IssuedCertificate.Revocation(time: now, reason: reason)
+            _ = try self.authority(self.issuing)
+            let revocation = IssuedCertificate.Revocation(time: now, reason: reason, requester: requester)
             var lines: [UInt8] = []
             for certificate in matching {
                 lines += try IssuanceRecord.revoked(certificate, revocation)
             }
             return (matching, lines)
         }
-        try self.renewRevocationLists(at: now)
+        // The root's list says nothing of parties; its key need not be opened for this.
+        try self.renewRevocationLists(at: now, includingRoot: false)
         return revoked
     }
 
-    /// Writes a new list of the intermediate from the record, and of the root if its key is here; the root's old list
-    /// stays otherwise.
+    /// The lists as they are on disk.
+    public func revocationLists() throws(PKIError) -> [RevocationList] {
+        try CertificateFile.readRevocationLists(Self.revocationListsPath(in: self.path))
+    }
+
+    /// Writes new lists of the intermediates from the record, and of the roots whose key is here; the old lists of the
+    /// others stay.
     ///
-    /// - Returns: whether the root's list was renewed.
+    /// - Parameters:
+    ///   - rootKey: of a root that was brought back for this.
+    ///   - includingRoot: whether to renew the list of a root whose key is here; one that is missing is made anyway.
+    /// - Returns: whether the list of the root in use was renewed.
     /// - Throws: ``PKIError``: those of the files; `signing`.
     @discardableResult
-    public func renewRevocationLists(at now: UnixTime) throws(PKIError) -> Bool {
+    public func renewRevocationLists(
+        at now: UnixTime, rootKey: SigningKey? = nil, includingRoot: Bool = true
+    ) throws(PKIError) -> Bool {
         try self.change { (record) throws(PKIError) -> (Bool, [UInt8]) in
             let path = Self.revocationListsPath(in: self.path)
             let held = try CertificateFile.readRevocationLists(path)
-            func next(_ authority: Certificate) -> UInt64 {
-                (held.filter { $0.isSigned(by: authority) }.map(\.number).max() ?? 0) + 1
-            }
-            let entries = record.certificates.compactMap { certificate in
-                certificate.revocation.map {
-                    RevocationList.Entry(
-                        serialNumber: certificate.serialNumber, revokedAt: $0.time, reason: $0.reason)
+            var lists: [RevocationList] = []
+            var renewsRoot = false
+            for root in self.roots {
+                let former = held.filter { $0.isSigned(by: root) }.max { $0.number < $1.number }
+                var key = rootKey
+                if root.publicKey != key.map({ Certificate.PublicKey($0.publicKey) }) {
+                    key = nil
+                    if includingRoot || former == nil { key = try self.rootKey(root) }
+                }
+                if let key {
+                    lists.append(
+                        try Authority(certificate: root, key: key).makeRevocationList(
+                            number: (former?.number ?? 0) + 1, at: now,
+                            lifetime: Authority.rootRevocationListLifetime))
+                    if root == self.root { renewsRoot = true }
+                } else if let former {
+                    lists.append(former)
                 }
             }
-            let issuing = try self.readIssuing()
-                .makeRevocationList(number: next(self.issuing), entries: entries, at: now)
-            var rootLists = held.filter { $0.isSigned(by: self.root) }
-            var renewsRoot = false
-            do throws(PKIError) {
-                let key = try KeyFile.read(Self.rootKeyPath(in: self.path))
-                rootLists = [
-                    try Authority(certificate: self.root, key: key).makeRevocationList(
-                        number: next(self.root), at: now, lifetime: Authority.rootRevocationListLifetime)
-                ]
-                renewsRoot = true
-            } catch {
-                // Offline, as it should be.
-                guard error.code == .missing else { throw error }
+            // The list of the authority in use is the last: of several, readers take that.
+            for issuing in self.issuers.reversed() {
+                let former = held.filter { $0.isSigned(by: issuing) }.map(\.number).max() ?? 0
+                let entries = record.revoked.filter { $0.issuer == nil || $0.issuer == issuing.keyIdentifier }
+                    .compactMap { certificate in
+                        certificate.revocation.map {
+                            RevocationList.Entry(
+                                serialNumber: certificate.serialNumber, revokedAt: $0.time, reason: $0.reason)
+                        }
+                    }
+                lists.append(
+                    try self.authority(issuing).makeRevocationList(number: former + 1, entries: entries, at: now))
             }
-            let text = (rootLists + [issuing]).map(\.pemText).joined()
-            try DurableFile.replace(path, Array(text.utf8), mode: 0o644)
+            try DurableFile.replace(path, Array(lists.map(\.pemText).joined().utf8), mode: 0o644)
             return (renewsRoot, [])
         }
     }
 
-    private func readIssuing() throws(PKIError) -> Authority {
-        try Authority(certificate: self.issuing, key: try KeyFile.read(Self.issuingKeyPath(in: self.path)))
+    // MARK: OCSP
+
+    /// A certificate for a responder that answers for one of the issuing intermediates, recorded.
+    public func issueResponder(
+        for issuing: Certificate, to publicKey: P256.Signing.PublicKey, at now: UnixTime, lifetime: UnixTime
+    ) throws(PKIError) -> Certificate {
+        try self.change { (_) throws(PKIError) -> (Certificate, [UInt8]) in
+            let authority = try self.authority(issuing)
+            let certificate = try authority.issueResponder(
+                name: "\(try self.trustDomain) OCSP responder", to: publicKey, at: now, lifetime: lifetime)
+            return (certificate, try IssuanceRecord.responder(certificate, issuer: authority.keyIdentifier, at: now))
+        }
+    }
+
+    // MARK: Rollover
+
+    /// Makes a new intermediate beside the old one, which goes on serving what it issued: from now on the new one
+    /// issues. The roots are asked for their key here, or it is brought back for this.
+    ///
+    /// - Parameter passphrase: for the new key.
+    /// - Throws: ``PKIError`` with code `missing` without the root's key; those of the files; `signing`.
+    public func addIntermediate(
+        rootKey: SigningKey? = nil, passphrase: Passphrase?, at now: UnixTime
+    ) throws(PKIError) -> AuthorityDirectory {
+        let root = try self.openRoot(rootKey)
+        let trustDomain = try self.trustDomain
+        let next = try root.makeIntermediate(trustDomain: trustDomain, at: now)
+        try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
+            // The key first: a certificate that is on disk has its key.
+            try KeyFile.create(
+                Self.laterKeyPath("issuing", next.certificate, in: self.path), next.key, passphrase: passphrase)
+            let text = ([next.certificate] + self.issuers).map(\.pemText).joined()
+            try DurableFile.replace(Self.issuingPath(in: self.path), Array(text.utf8), mode: 0o644)
+            return ((), [])
+        }
+        let directory = try self.reopened()
+        directory.memory.keep(next)
+        try directory.renewRevocationLists(at: now, rootKey: root.key)
+        return directory
+    }
+
+    /// Makes a new root. Both are trusted from now on: parties learn the new one with their next look at the
+    /// authority's certificates; only then let a new intermediate stand under it.
+    ///
+    /// - Parameter passphrase: for the new key.
+    /// - Throws: ``PKIError``: those of the files; `signing`.
+    public func addRoot(passphrase: Passphrase?, at now: UnixTime) throws(PKIError) -> AuthorityDirectory {
+        let next = try Authority.makeRoot(trustDomain: try self.trustDomain, at: now)
+        try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
+            try KeyFile.create(
+                Self.laterKeyPath("root", next.certificate, in: self.path), next.key, passphrase: passphrase)
+            let text = ([next.certificate] + self.roots).map(\.pemText).joined()
+            try DurableFile.replace(Self.rootPath(in: self.path), Array(text.utf8), mode: 0o644)
+            return ((), [])
+        }
+        let directory = try self.reopened()
+        try directory.renewRevocationLists(at: now, rootKey: next.key)
+        return directory
+    }
+
+    /// Takes a root or an intermediate out of the files once nothing that it issued is valid any more.
+    ///
+    /// - Throws: ``PKIError`` with code `chain` for one that is in use, or that is not there.
+    public func retire(_ keyIdentifier: [UInt8]) throws(PKIError) -> AuthorityDirectory {
+        guard self.root.keyIdentifier != keyIdentifier, self.issuing.keyIdentifier != keyIdentifier,
+            (self.roots + self.issuers).contains(where: { $0.keyIdentifier == keyIdentifier })
+        else { throw PKIError(.chain, "\(keyIdentifier.hexadecimal) is no former root or intermediate here") }
+        guard
+            !self.issuers.contains(where: { issuing in
+                (try? issuing.extensions.authorityKeyIdentifier)?.keyIdentifier.map { Array($0) } == keyIdentifier
+            })
+        else { throw PKIError(.chain, "an intermediate still stands under that root") }
+        try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
+            for (path, certificates) in [
+                (Self.rootPath(in: self.path), self.roots), (Self.issuingPath(in: self.path), self.issuers),
+            ] {
+                let text = certificates.filter { $0.keyIdentifier != keyIdentifier }.map(\.pemText).joined()
+                try DurableFile.replace(path, Array(text.utf8), mode: 0o644)
+            }
+            return ((), [])
+        }
+        return try self.reopened()
+    }
+
+    /// The root in use with its key.
+    ///
+    /// - Throws: ``PKIError`` with code `missing` if the key is not here, `signing` if the given one is another's.
+    private func openRoot(_ key: SigningKey?) throws(PKIError) -> Authority {
+        var root: Authority
+        if let key {
+            root = try Authority(certificate: self.root, key: key)
+        } else if let key = try self.rootKey(self.root) {
+            root = try Authority(certificate: self.root, key: key)
+        } else {
+            throw PKIError(.missing, "the root's key is not here: bring it back for this, with --root-key FILE")
+        }
+        root.publication = self.publication
+        return root
+    }
+
+    // MARK: Keys
+
+    /// Where the key of an authority lies that came after the first.
+    private static func laterKeyPath(_ kind: String, _ certificate: Certificate, in path: String) -> String {
+        "\(path)/\(kind)-\(Array(certificate.keyIdentifier.prefix(8)).hexadecimal).key"
+    }
+
+    /// The file of the key of the root in use, whether it is there or offline.
+    public var rootKeyFile: String {
+        let later = Self.laterKeyPath("root", self.root, in: self.path)
+        return self.roots.count > 1 || FileManager.default.fileExists(atPath: later)
+            ? later : Self.rootKeyPath(in: self.path)
+    }
+
+    /// Nil if it is offline, as it should be.
+    private func rootKey(_ root: Certificate) throws(PKIError) -> SigningKey? {
+        for path in [Self.laterKeyPath("root", root, in: self.path), Self.rootKeyPath(in: self.path)] {
+            do throws(PKIError) {
+                let key = try KeyFile.read(path, passphrase: self.passphrase)
+                if root.publicKey == Certificate.PublicKey(key.publicKey) { return key }
+            } catch {
+                // An encrypted key that cannot be opened here is as good as offline.
+                guard error.code == .missing || error.code == .passphrase else { throw error }
+            }
+        }
+        return nil
+    }
+
+    /// An issuing intermediate with its key, decrypted once in the life of the process.
+    private func authority(_ issuing: Certificate) throws(PKIError) -> Authority {
+        var authority: Authority
+        if let known = self.memory.authority(issuing.keyIdentifier) {
+            authority = known
+        } else {
+            let later = Self.laterKeyPath("issuing", issuing, in: self.path)
+            let path = FileManager.default.fileExists(atPath: later) ? later : Self.issuingKeyPath(in: self.path)
+            authority = try Authority(
+                certificate: issuing, key: try KeyFile.read(path, passphrase: self.passphrase))
+            self.memory.keep(authority)
+        }
+        authority.publication = self.publication
+        return authority
+    }
+
+    /// Reads the key of the intermediate now, so that what is wrong with it is known before it is needed.
+    public func unlock() throws(PKIError) {
+        for issuing in self.issuers { _ = try self.authority(issuing) }
+    }
+
+    // MARK: Lock
+
+    private func read<Result: Sendable>(
+        _ body: (IssuanceRecord) throws(PKIError) -> Result
+    ) throws(PKIError) -> Result {
+        try self.memory.refresh(Self.recordPath(in: self.path)) { (record, _) throws(PKIError) in try body(record) }
     }
 
     /// Runs `body` with the record under the lock, then appends what it returned.
-    private func change<Result>(
+    private func change<Result: Sendable>(
         _ body: (IssuanceRecord) throws(PKIError) -> (Result, [UInt8])
     ) throws(PKIError) -> Result {
         let path = Self.recordPath(in: self.path)
@@ -198,15 +639,90 @@ public struct AuthorityDirectory: Sendable {
                 throw PKIError(.io, "cannot lock \(path): \(String(cString: strerror(errno)))")
             }
         }
-        let bytes = try DurableFile.read(path, maximumSize: 256 << 20)
-        let record = try IssuanceRecord(bytes, path: path)
-        let (result, lines) = try body(record)
-        guard !lines.isEmpty else { return result }
-        // What a crash left behind the last whole line goes, so that the next line begins at the beginning of one.
-        guard record.wholeLength == bytes.count || ftruncate(descriptor, off_t(record.wholeLength)) == 0 else {
-            throw PKIError(.io, "cannot mend \(path): \(String(cString: strerror(errno)))")
+        return try self.memory.refresh(path) { (record, cutOff) throws(PKIError) in
+            let (result, lines) = try body(record)
+            guard !lines.isEmpty else { return result }
+            // What a crash left behind the last whole line goes, so that the next line begins at the beginning of one.
+            guard !cutOff || ftruncate(descriptor, off_t(record.wholeLength)) == 0 else {
+                throw PKIError(.io, "cannot mend \(path): \(String(cString: strerror(errno)))")
+            }
+            try DurableFile.append(path, lines, mode: 0o600)
+            return result
         }
-        try DurableFile.append(path, lines, mode: 0o600)
-        return result
+    }
+}
+
+/// What a process remembers of its authority: the record as far as it was read, and the keys that were opened.
+private final class Memory: Sendable {
+    private let record = Mutex(IssuanceRecord())
+    private let authorities = Mutex<[[UInt8]: Authority]>([:])
+
+    /// Reads what was appended since the last time, then runs `body`.
+    ///
+    /// - Parameter body: takes the record, and whether there is a line behind it that a crash cut off.
+    func refresh<Result: Sendable>(
+        _ path: String, _ body: (IssuanceRecord, Bool) throws(PKIError) -> Result
+    ) throws(PKIError) -> Result {
+        try self.record.withLock { (record) throws(PKIError) in
+            let bytes = try DurableFile.read(
+                path, from: record.wholeLength, maximumSize: AuthorityDirectory.maximumRecordSize)
+            let before = record.wholeLength
+            do throws(PKIError) {
+                try record.append(bytes, path: path)
+            } catch {
+                // Half of it was taken: the next look begins at the beginning.
+                record = IssuanceRecord()
+                throw error
+            }
+            return try body(record, record.wholeLength != before + bytes.count)
+        }
+    }
+
+    func keep(_ authority: Authority) {
+        self.authorities.withLock { $0[authority.keyIdentifier] = authority }
+    }
+
+    func authority(_ keyIdentifier: [UInt8]) -> Authority? {
+        self.authorities.withLock { $0[keyIdentifier] }
+    }
+}
+
+extension Certificate {
+    /// The DNS names and addresses of a server.
+    package var hosts: [HostName] {
+        guard let names = try? self.extensions.subjectAlternativeNames else { return [] }
+        return names.compactMap { name in
+            switch name {
+            case .dnsName(let name): .dns(name)
+            case .ipAddress(let bytes): .address(Array(bytes.bytes))
+            default: nil
+            }
+        }
+    }
+}
+
+extension AuthorityDirectory {
+    /// Who holds a certificate of this authority: chain, record and revocation are judged; that the key is held was
+    /// shown by TLS.
+    ///
+    /// - Throws: ``PKIError``: those of ``IdentityVerifier/verify(chain:at:roles:)`` and of the files.
+    public func identify(_ leaf: Certificate, at now: UnixTime, roles: Set<Role>) throws(PKIError) -> SPIFFEID {
+        let verifier = try IdentityVerifier(
+            trustDomain: try self.trustDomain, roots: self.roots, intermediates: self.issuers)
+        let identity = try verifier.verify(chain: [leaf], at: now, roles: roles)
+        guard let held = try self.issued(leaf.serialBytes), held.certificateHash == identity.certificateHash else {
+            throw PKIError(.unknownIssuer, "the certificate of \(identity.spiffeID) is not in the record")
+        }
+        guard held.revocation == nil else {
+            throw PKIError(.revoked, "the certificate of \(identity.spiffeID) was revoked")
+        }
+        return identity.spiffeID
+    }
+
+    /// What OCSP says of a serial number of one of the issuing intermediates.
+    public func status(_ serialNumber: [UInt8], of issuing: Certificate) throws(PKIError) -> OCSPStatus {
+        guard let held = try self.issued(serialNumber), held.issuer == nil || held.issuer == issuing.keyIdentifier
+        else { return .unknown }
+        return held.revocation.map { .revoked(at: $0.time, reason: $0.reason) } ?? .good
     }
 }

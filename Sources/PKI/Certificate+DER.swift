@@ -37,6 +37,13 @@ extension Certificate {
     /// SHA-256 of the DER, 32 bytes: what a COSE `x5t` names (RFC 9360 section 2).
     public var sha256: [UInt8] { Array(SHA256.hash(data: self.der)) }
 
+    /// The subject key identifier; that of RFC 5280 section 4.2.1.2, method 1, where the certificate has none.
+    package var keyIdentifier: [UInt8] {
+        let identifier =
+            (try? self.extensions.subjectKeyIdentifier) ?? SubjectKeyIdentifier(hash: self.publicKey)
+        return Array(identifier.keyIdentifier)
+    }
+
     /// The serial number as its minimal big-endian bytes.
     package var serialBytes: [UInt8] { Array(self.serialNumber.bytes) }
 

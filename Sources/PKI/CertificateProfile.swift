@@ -6,7 +6,7 @@ import X509
 ///
 /// Common to all (RFC 5280 section 4): version 3, a random serial of 20 bytes, ecdsa-with-SHA256, subject
 /// `CN=<id>`, exactly one URI SAN, the SPIFFE ID; critical basic constraints (not an authority); critical key usage
-/// `digitalSignature`; extended key usage `clientAuth`, for brokers `serverAuth` alone; key identifiers of subject
+/// `digitalSignature`; extended key usage `clientAuth`, for brokers and authorities `serverAuth` alone; key identifiers of subject
 /// and issuer.
 public struct CertificateProfile: Hashable, Sendable {
     /// Two years: an auditor may be away for weeks and is renewed by hand.
@@ -17,10 +17,12 @@ public struct CertificateProfile: Hashable, Sendable {
     public static let brokerLifetime: UnixTime = 397 * 86_400
     /// One year.
     public static let operatorLifetime: UnixTime = 365 * 86_400
+    /// Thirty days: the authority's process renews the certificate of its own server by itself.
+    public static let authorityLifetime: UnixTime = 30 * 86_400
 
     public let spiffeID: SPIFFEID
 
-    /// The names under which a broker is reached; empty for every other role.
+    /// The names under which a broker or an authority is reached; empty for every other role.
     public let hosts: [HostName]
 
     /// How long the certificate is valid from the moment of issue, in seconds, cut at the end of the issuer's own
@@ -53,7 +55,18 @@ public struct CertificateProfile: Hashable, Sendable {
         Self(SPIFFEID(trustDomain: trustDomain, role: .operator, id: id), lifetime: Self.operatorLifetime)
     }
 
-    /// The profile of a role. `hosts` is used by brokers only.
+    /// The server of an authority.
+    ///
+    /// - Parameter hosts: its DNS names and IP addresses.
+    public static func authority(
+        _ id: Identifier, in trustDomain: TrustDomain, hosts: [HostName]
+    ) -> CertificateProfile {
+        Self(
+            SPIFFEID(trustDomain: trustDomain, role: .authority, id: id), hosts: hosts,
+            lifetime: Self.authorityLifetime)
+    }
+
+    /// The profile of a role. `hosts` is used by servers only: brokers and authorities.
     public static func role(
         _ role: Role, _ id: Identifier, in trustDomain: TrustDomain, hosts: [HostName] = []
     ) -> CertificateProfile {
@@ -62,11 +75,12 @@ public struct CertificateProfile: Hashable, Sendable {
         case .controlCenter: .controlCenter(id, in: trustDomain)
         case .broker: .broker(id, in: trustDomain, hosts: hosts)
         case .operator: .operator(id, in: trustDomain)
+        case .authority: .authority(id, in: trustDomain, hosts: hosts)
         }
     }
 
     var extendedKeyUsage: ExtendedKeyUsage.Usage {
-        self.spiffeID.role == .broker ? .serverAuth : .clientAuth
+        self.spiffeID.role.isServer ? .serverAuth : .clientAuth
     }
 
     var subjectAlternativeNames: SubjectAlternativeNames {
@@ -79,4 +93,9 @@ public struct CertificateProfile: Hashable, Sendable {
                     }
                 })
     }
+}
+
+extension Role {
+    /// Whether others connect to it: its certificate carries host names and `serverAuth`.
+    package var isServer: Bool { self == .broker || self == .authority }
 }

@@ -33,16 +33,24 @@ struct CommonRules: Sendable {
         self.publicKey = publicKey
     }
 
-    /// Name constraints bind even where they are (wrongly) not critical, so they are refused in either form: they are
-    /// not evaluated here.
+    /// Name constraints bind even where they are (wrongly) not critical. Those that are evaluated here are an
+    /// authority's, critical, and of URIs alone: see ``AuthorityRules``.
     private static func isUnderstood(_ item: Certificate.Extension) -> Bool {
         switch item.oid {
         case .X509ExtensionID.basicConstraints, .X509ExtensionID.keyUsage, .X509ExtensionID.extendedKeyUsage,
             .X509ExtensionID.subjectAlternativeName, .X509ExtensionID.subjectKeyIdentifier,
             .X509ExtensionID.authorityKeyIdentifier:
             true
-        case .X509ExtensionID.nameConstraints: false
+        case .X509ExtensionID.nameConstraints: Self.isOfURIs(item)
         default: !item.critical
+        }
+    }
+
+    private static func isOfURIs(_ item: Certificate.Extension) -> Bool {
+        guard item.critical, let constraints = try? NameConstraints(item), constraints.excludedSubtrees.isEmpty
+        else { return false }
+        return constraints.permittedSubtrees.allSatisfy {
+            if case .uniformResourceIdentifier = $0 { true } else { false }
         }
     }
 
@@ -75,7 +83,7 @@ struct CommonRules: Sendable {
     }
 
     /// AlgorithmIdentifier of 1.2.840.10045.4.3.2, no parameters (RFC 5758 section 3.2).
-    private static let ecdsaWithSHA256: [UInt8] = [
+    static let ecdsaWithSHA256: [UInt8] = [
         0x30, 0x0A, 0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03, 0x02,
     ]
 
@@ -125,6 +133,8 @@ struct AuthorityRules: Sendable {
     /// Key usage `cRLSign`.
     let mayRevoke: Bool
     let extendedKeyUsage: ExtendedKeyUsage?
+    /// Hosts of the URIs that it may name (RFC 5280 section 4.2.1.10); nil: any.
+    let permittedURIDomains: [String]?
 
     init(_ certificate: Certificate) throws(PKIError) {
         self.certificate = certificate
@@ -146,6 +156,9 @@ struct AuthorityRules: Sendable {
         self.extendedKeyUsage = try CommonRules.parsed(certificate, "extended key usage") {
             try extensions.extendedKeyUsage
         }
+        self.permittedURIDomains = try CommonRules.parsed(certificate, "name constraints") {
+            try extensions.nameConstraints.map { Array($0.permittedURIDomains) }
+        }
         let identifier = try CommonRules.parsed(certificate, "subject key identifier") {
             try extensions.subjectKeyIdentifier
         }
@@ -153,6 +166,17 @@ struct AuthorityRules: Sendable {
             throw PKIError(.extension, "the certificate of \(certificate.subject) has no subject key identifier")
         }
         self.keyIdentifier = Array(identifier.keyIdentifier)
+    }
+
+    /// Whether its name constraints let it name parties of this trust domain: the very host, or one below a domain
+    /// that begins with a point.
+    func mayName(_ trustDomain: TrustDomain) -> Bool {
+        guard let permittedURIDomains else { return true }
+        return permittedURIDomains.contains { domain in
+            let domain = domain.lowercased()
+            return domain.hasPrefix(".")
+                ? trustDomain.rawValue.hasSuffix(domain) : trustDomain.rawValue == domain
+        }
     }
 
     /// Whether this authority's name, key identifier and key stand behind the certificate.
@@ -193,6 +217,10 @@ struct LeafRules: Sendable {
         }
         self.issuerKeyIdentifier = Array(identifier)
 
+        guard extensions[oid: .X509ExtensionID.nameConstraints] == nil else {
+            throw PKIError(
+                .extension, "the certificate of \(certificate.subject) constrains names, as only authorities do")
+        }
         self.spiffeID = try Self.name(certificate)
         guard self.spiffeID.trustDomain == trustDomain else {
             throw PKIError(.trustDomain, "\(self.spiffeID) is not of the trust domain \(trustDomain)")
@@ -226,8 +254,8 @@ struct LeafRules: Sendable {
         } catch {
             throw PKIError(.name, error.reason)
         }
-        guard spiffeID.role == .broker || hosts == 0 else {
-            throw PKIError(.name, "\(spiffeID) has host names, which only a broker may have")
+        guard spiffeID.role.isServer || hosts == 0 else {
+            throw PKIError(.name, "\(spiffeID) has host names, which only a broker or an authority may have")
         }
         let commonNames = certificate.subject.lazy.flatMap { $0 }.filter { $0.type == .RDNAttributeType.commonName }
         guard commonNames.count == 1, let value = commonNames.first?.value,
@@ -260,6 +288,6 @@ struct LeafRules: Sendable {
     }
 
     static func extendedKeyUsage(_ role: Role) -> ExtendedKeyUsage.Usage {
-        role == .broker ? .serverAuth : .clientAuth
+        role.isServer ? .serverAuth : .clientAuth
     }
 }

@@ -58,10 +58,11 @@ package enum DurableFile {
     ///
     /// - Parameters:
     ///   - maximumSize: in bytes; a longer file is refused before it is read.
+    ///   - offset: where to begin, in bytes; behind the end is `io`: the file was shortened.
     ///   - ownerOnly: refuse a file that group or others may read or write.
     /// - Throws: ``PKIError`` with code `missing`, `permissions`, `too-large` or `io`.
     package static func read(
-        _ path: String, maximumSize: Int = Self.defaultMaximumSize, ownerOnly: Bool = false
+        _ path: String, from offset: Int = 0, maximumSize: Int = Self.defaultMaximumSize, ownerOnly: Bool = false
     ) throws(PKIError) -> [UInt8] {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
@@ -77,9 +78,14 @@ package enum DurableFile {
             let mode = String(status.st_mode & 0o777, radix: 8)
             throw PKIError(
                 .permissions,
-                "\(path) holds a private key and others may access it (mode 0\(mode)): run chmod 600 \(path)")
+                "\(path) holds a secret and others may access it (mode 0\(mode)): run chmod 600 \(path)")
         }
-        guard Int(status.st_size) <= maximumSize else {
+        if offset > 0 {
+            guard Int(status.st_size) >= offset, lseek(descriptor, off_t(offset), SEEK_SET) == off_t(offset) else {
+                throw PKIError(.io, "\(path) is shorter than it was")
+            }
+        }
+        guard Int(status.st_size) - offset <= maximumSize else {
             throw PKIError(.tooLarge, "\(path) is longer than \(maximumSize) bytes")
         }
         // One byte more than the limit, to notice a file that grows while it is read.

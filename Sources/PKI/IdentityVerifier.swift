@@ -6,10 +6,10 @@ public import X509
 /// The shape is fixed: a leaf, an issuing intermediate, a trusted root. That makes path validation (RFC 5280
 /// section 6.1) a short walk, all of which is here and in `CertificateRules`, in this order: each certificate's own
 /// rules; leaf named and signed by the intermediate, the intermediate by a root; path lengths; extended key usage
-/// nested; validity of all three at the given time; revocation of leaf and intermediate; role.
+/// nested; name constraints; validity of all three at the given time; revocation of leaf and intermediate; role.
 ///
-/// Policies and name constraints are not used in this system; a chain that carries them in a way that binds is
-/// refused.
+/// Name constraints are understood for URIs, which bind an authority to its trust domain; a chain that carries others,
+/// or policies in a way that binds, is refused.
 public struct IdentityVerifier: Sendable {
     public let trustDomain: TrustDomain
     public let demand: RevocationDemand
@@ -111,6 +111,11 @@ public struct IdentityVerifier: Sendable {
             guard allowed.contains(usage) || allowed.contains(.any) else {
                 throw PKIError(.keyUsage, "\(authority.certificate.subject) may not issue for \(usage)")
             }
+        }
+
+        for authority in [intermediate, root] where !authority.mayName(rules.spiffeID.trustDomain) {
+            throw PKIError(
+                .name, "\(authority.certificate.subject) may not name parties of \(rules.spiffeID.trustDomain)")
         }
 
         try CommonRules.requireValidity(rules.validity, of: rules.spiffeID, at: now)

@@ -55,6 +55,16 @@ public struct PKIError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let missing = Code("missing")
         /// The operating system refused to read or write.
         public static let io = Code("io")
+        /// A key file is encrypted, and there is no passphrase or a wrong one.
+        public static let passphrase = Code("passphrase")
+        /// A signing request whose signature does not prove that its sender holds the key.
+        public static let possession = Code("possession")
+        /// No such invitation: the ID or the token is wrong.
+        public static let token = Code("token")
+        /// The invitation has expired.
+        public static let tokenExpired = Code("token-expired")
+        /// The invitation was used, for another key.
+        public static let tokenUsed = Code("token-used")
         /// The key, software or hardware, could not sign.
         public static let signing = Code("signing")
     }

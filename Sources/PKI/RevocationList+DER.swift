@@ -12,8 +12,10 @@ import X509
 extension RevocationList {
     private static let algorithm: ASN1ObjectIdentifier = [1, 2, 840, 10045, 4, 3, 2]
     private static let crlNumber: ASN1ObjectIdentifier = [2, 5, 29, 20]
-    private static let crlReason: ASN1ObjectIdentifier = [2, 5, 29, 21]
+    static let crlReason: ASN1ObjectIdentifier = [2, 5, 29, 21]
     private static let extensionsTag: UInt = 0
+    private static let utcTime: UInt8 = 0x17
+    private static let generalizedTime: UInt8 = 0x18
 
     /// Parses a list, bounded. Its signature is not checked here.
     ///
@@ -35,98 +37,61 @@ extension RevocationList {
     }
 
     private static func parse(_ bytes: [UInt8]) throws -> RevocationList {
-        try DER.sequence(try DER.parse(bytes), identifier: .sequence) { nodes in
-            let body = try Self.next(&nodes)
-            try Self.requireAlgorithm(try Self.next(&nodes))
-            let signature = try ASN1BitString(derEncoded: &nodes)
-            guard signature.paddingBits == 0 else { throw PKIError(.format, "a signature of broken bytes") }
-            return try DER.sequence(body, identifier: .sequence) { nodes in
-                guard try Int(derEncoded: &nodes) == 1 else {
-                    throw PKIError(.version, "a revocation list that is not of version 2")
+        var file = DERCursor(bytes, in: bytes.indices)
+        let list = try file.next(0x30)
+        guard file.isAtEnd else { throw PKIError(.format, "bytes behind a revocation list") }
+        var parts = DERCursor(bytes, in: list.content)
+        let body = try parts.next(0x30)
+        try Self.requireAlgorithm(bytes, try parts.next())
+        let signature = try ASN1BitString(derEncoded: Self.node(bytes, try parts.next()))
+        guard parts.isAtEnd, signature.paddingBits == 0 else { throw PKIError(.format, "a signature of broken bytes") }
+
+        var fields = DERCursor(bytes, in: body.content)
+        guard try Int(derEncoded: Self.node(bytes, try fields.next())) == 1 else {
+            throw PKIError(.version, "a revocation list that is not of version 2")
+        }
+        try Self.requireAlgorithm(bytes, try fields.next())
+        let issuer = try DistinguishedName(derEncoded: Self.node(bytes, try fields.next()))
+        let thisUpdate = try Self.time(bytes, try fields.next())
+        guard let tag = fields.nextTag, tag == Self.utcTime || tag == Self.generalizedTime else {
+            throw PKIError(.format, "a revocation list without a next update")
+        }
+        let nextUpdate = try Self.time(bytes, try fields.next())
+        var entries = RevokedEntries.none
+        if fields.nextTag == 0x30 {
+            entries = try RevokedEntries(der: bytes, in: try fields.next().content)
+        }
+        var number: UInt64?
+        var authorityKeyIdentifier: [UInt8]?
+        guard !fields.isAtEnd else { throw PKIError(.format, "a revocation list that ends too early") }
+        try Self.forEachExtension(try Self.explicit(Self.node(bytes, try fields.next()))) { item in
+            switch item.oid {
+            case Self.crlNumber:
+                number = try UInt64(derEncoded: item.value)
+            case .X509ExtensionID.authorityKeyIdentifier:
+                authorityKeyIdentifier = try AuthorityKeyIdentifier(item).keyIdentifier.map { Array($0) }
+            default:
+                guard !item.critical else {
+                    throw PKIError(.extension, "a revocation list with the unknown critical extension \(item.oid)")
                 }
-                try Self.requireAlgorithm(try Self.next(&nodes))
-                let issuer = try DistinguishedName(derEncoded: try Self.next(&nodes))
-                let thisUpdate = try Self.time(try Self.next(&nodes))
-                var node = try Self.next(&nodes)
-                guard node.identifier == .utcTime || node.identifier == .generalizedTime else {
-                    throw PKIError(.format, "a revocation list without a next update")
-                }
-                let nextUpdate = try Self.time(node)
-                var entries: [Entry] = []
-                node = try Self.next(&nodes)
-                if node.identifier == .sequence {
-                    entries = try Self.entries(node)
-                    node = try Self.next(&nodes)
-                }
-                var number: UInt64?
-                var authorityKeyIdentifier: [UInt8]?
-                try Self.forEachExtension(try Self.explicit(node)) { item in
-                    switch item.oid {
-                    case Self.crlNumber:
-                        number = try UInt64(derEncoded: item.value)
-                    case .X509ExtensionID.authorityKeyIdentifier:
-                        authorityKeyIdentifier = try AuthorityKeyIdentifier(item).keyIdentifier.map { Array($0) }
-                    default:
-                        guard !item.critical else {
-                            throw PKIError(
-                                .extension, "a revocation list with the unknown critical extension \(item.oid)")
-                        }
-                    }
-                }
-                guard let number else { throw PKIError(.extension, "a revocation list without a number") }
-                guard let authorityKeyIdentifier, (1...64).contains(authorityKeyIdentifier.count) else {
-                    throw PKIError(.extension, "a revocation list without an authority key identifier")
-                }
-                return RevocationList(
-                    issuer: issuer, authorityKeyIdentifier: authorityKeyIdentifier, number: number,
-                    thisUpdate: thisUpdate, nextUpdate: nextUpdate, entries: entries, der: bytes,
-                    signedBytes: body.encodedBytes, signature: signature.bytes)
             }
         }
-    }
-
-    private static func entries(_ node: ASN1Node) throws -> [Entry] {
-        guard case .constructed(let nodes) = node.content else { throw PKIError(.format, "entries that are none") }
-        var entries: [Entry] = []
-        for node in nodes {
-            guard entries.count < Self.maximumCount else {
-                throw PKIError(.tooLarge, "a revocation list of more than \(Self.maximumCount) entries")
-            }
-            entries.append(
-                try DER.sequence(node, identifier: .sequence) { nodes in
-                    let serial = try ArraySlice<UInt8>(derEncoded: &nodes)
-                    guard (1...20).contains(serial.count) else {
-                        throw PKIError(.format, "a serial number of \(serial.count) bytes")
-                    }
-                    let revokedAt = try Self.time(try Self.next(&nodes))
-                    var reason: Reason?
-                    if let extensions = nodes.next() {
-                        try Self.forEachExtension(extensions) { item in
-                            if item.oid == Self.crlReason {
-                                reason = try Self.reason(item.value)
-                            } else if item.critical {
-                                throw PKIError(
-                                    .extension, "an entry with the unknown critical extension \(item.oid)")
-                            }
-                        }
-                    }
-                    return Entry(serialNumber: Array(serial), revokedAt: revokedAt, reason: reason)
-                })
+        guard fields.isAtEnd else { throw PKIError(.format, "bytes behind the extensions of a revocation list") }
+        guard let number else { throw PKIError(.extension, "a revocation list without a number") }
+        guard let authorityKeyIdentifier, (1...64).contains(authorityKeyIdentifier.count) else {
+            throw PKIError(.extension, "a revocation list without an authority key identifier")
         }
-        // RFC 5280 section 5.1.2.6: no revoked certificates, no list of them.
-        guard !entries.isEmpty else { throw PKIError(.format, "an empty list of entries") }
-        return entries
+        return RevocationList(
+            issuer: issuer, authorityKeyIdentifier: authorityKeyIdentifier, number: number, thisUpdate: thisUpdate,
+            nextUpdate: nextUpdate, entries: entries, der: bytes,
+            signedBytes: bytes[body.start..<body.content.upperBound], signature: signature.bytes)
     }
 
-    private static func reason(_ bytes: ArraySlice<UInt8>) throws -> Reason {
-        let node = try DER.parse(bytes)
-        guard node.identifier == .enumerated, case .primitive(let content) = node.content, content.count == 1,
-            let value = content.first, let reason = Reason(rawValue: value)
-        else { throw PKIError(.format, "a revocation reason that does not exist") }
-        return reason
+    private static func node(_ bytes: [UInt8], _ element: DERCursor.Element) throws -> ASN1Node {
+        try DER.parse(bytes[element.start..<element.content.upperBound])
     }
 
-    private static func forEachExtension(
+    static func forEachExtension(
         _ node: ASN1Node, _ body: (Certificate.Extension) throws -> Void
     ) throws {
         guard node.identifier == .sequence, case .constructed(let nodes) = node.content else {
@@ -154,32 +119,40 @@ extension RevocationList {
         return inner
     }
 
-    private static func next(_ nodes: inout ASN1NodeCollection.Iterator) throws -> ASN1Node {
-        guard let node = nodes.next() else { throw PKIError(.format, "a revocation list that ends too early") }
-        return node
-    }
-
-    private static func requireAlgorithm(_ node: ASN1Node) throws {
-        var expected = DER.Serializer()
-        try Self.appendAlgorithm(&expected)
-        guard node.encodedBytes.elementsEqual(expected.serializedBytes) else {
+    private static func requireAlgorithm(_ bytes: [UInt8], _ element: DERCursor.Element) throws {
+        guard bytes[element.start..<element.content.upperBound].elementsEqual(CommonRules.ecdsaWithSHA256) else {
             throw PKIError(.algorithm, "a revocation list that is not signed with ecdsa-with-SHA256")
         }
     }
 
-    private static func time(_ node: ASN1Node) throws -> UnixTime {
-        if node.identifier == .utcTime {
-            let time = try UTCTime(derEncoded: node)
-            return CivilTime(
-                year: time.year, month: time.month, day: time.day, hours: time.hours, minutes: time.minutes,
-                seconds: time.seconds
-            ).unixTime
+    /// UTCTime and GeneralizedTime as RFC 5280 section 4.1.2.5 has them: with seconds, in UTC, without fractions.
+    static func time(_ bytes: [UInt8], _ element: DERCursor.Element) throws(DERCursor.Malformed) -> UnixTime {
+        var position = element.content.lowerBound
+        func digits(_ count: Int) throws(DERCursor.Malformed) -> Int {
+            var value = 0
+            for _ in 0..<count {
+                guard (0x30...0x39).contains(bytes[position]) else { throw DERCursor.Malformed() }
+                value = 10 * value + Int(bytes[position] - 0x30)
+                position += 1
+            }
+            return value
         }
-        let time = try GeneralizedTime(derEncoded: node)
-        return CivilTime(
-            year: time.year, month: time.month, day: time.day, hours: time.hours, minutes: time.minutes,
-            seconds: time.seconds
-        ).unixTime
+        let year: Int
+        switch (element.tag, element.content.count) {
+        case (Self.utcTime, 13):
+            let short = try digits(2)
+            year = short >= 50 ? 1900 + short : 2000 + short
+        case (Self.generalizedTime, 15): year = try digits(4)
+        default: throw DERCursor.Malformed()
+        }
+        let time = CivilTime(
+            year: year, month: try digits(2), day: try digits(2), hours: try digits(2), minutes: try digits(2),
+            seconds: try digits(2))
+        // A day 31 of a month of 30 comes back as the next month's first.
+        guard bytes[position] == UInt8(ascii: "Z"), (1...12).contains(time.month), time.day >= 1, time.hours < 24,
+            time.minutes < 60, time.seconds < 60, CivilTime(time.unixTime) == time
+        else { throw DERCursor.Malformed() }
+        return time.unixTime
     }
 }
 

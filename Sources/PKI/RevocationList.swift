@@ -7,11 +7,11 @@ public import X509
 /// A value: parsed or made, with the exact bytes that were signed. A parsed list says nothing until
 /// ``isSigned(by:)`` holds.
 public struct RevocationList: Sendable {
-    /// The longest list that is parsed, in bytes: about 25,000 entries with a reason.
-    public static let maximumSize = 1 << 20
+    /// The longest list that is parsed, in bytes: about 150,000 entries with a reason.
+    public static let maximumSize = 8 << 20
 
     /// The most entries that are parsed.
-    public static let maximumCount = 25_000
+    public static let maximumCount = 150_000
 
     /// A revoked certificate.
     public struct Entry: Hashable, Sendable {
@@ -64,11 +64,11 @@ public struct RevocationList: Sendable {
 
     let signedBytes: ArraySlice<UInt8>
     let signature: ArraySlice<UInt8>
-    private let entriesBySerial: [[UInt8]: Entry]
+    private let revoked: RevokedEntries
 
     init(
         issuer: DistinguishedName, authorityKeyIdentifier: [UInt8], number: UInt64, thisUpdate: UnixTime,
-        nextUpdate: UnixTime, entries: [Entry], der: [UInt8], signedBytes: ArraySlice<UInt8>,
+        nextUpdate: UnixTime, entries: RevokedEntries, der: [UInt8], signedBytes: ArraySlice<UInt8>,
         signature: ArraySlice<UInt8>
     ) {
         self.issuer = issuer
@@ -79,24 +79,37 @@ public struct RevocationList: Sendable {
         self.der = der
         self.signedBytes = signedBytes
         self.signature = signature
-        self.entriesBySerial = Dictionary(
-            entries.map { ($0.serialNumber, $0) }, uniquingKeysWith: { first, _ in first })
+        self.revoked = entries
     }
 
     /// The number of revoked certificates.
-    public var count: Int { self.entriesBySerial.count }
+    public var count: Int { self.revoked.count }
 
     /// The revoked certificates, in the order of their serial numbers.
     public var entries: [Entry] {
-        self.entriesBySerial.values.sorted { $0.serialNumber.lexicographicallyPrecedes($1.serialNumber) }
+        self.revoked.all.sorted { $0.serialNumber.lexicographicallyPrecedes($1.serialNumber) }
     }
 
     /// - Parameter serialNumber: its minimal big-endian bytes.
     /// - Returns: nil if the certificate with this serial number is not revoked.
-    public func entry(for serialNumber: [UInt8]) -> Entry? { self.entriesBySerial[serialNumber] }
+    public func entry(for serialNumber: [UInt8]) -> Entry? { self.revoked.find(serialNumber) }
 
     /// Whether the list is past its next update.
     public func isExpired(at now: UnixTime) -> Bool { now > self.nextUpdate }
+
+    /// What is to be said of a list that is late, or will soon be; nil while there is time.
+    ///
+    /// A list that is past its next update still revokes what is on it. Whether it also locks everyone out is for the
+    /// configuration to say (``RevocationDemand``).
+    ///
+    /// - Parameter margin: how long before its next update a list is worth a warning, in seconds.
+    public func warning(at now: UnixTime, margin: UnixTime = 5 * 86_400) -> String? {
+        guard now > self.nextUpdate - margin else { return nil }
+        let time = CivilTime(self.nextUpdate).iso8601
+        return self.isExpired(at: now)
+            ? "the revocation list of \(self.issuer) is late: a new one was due at \(time)"
+            : "the revocation list of \(self.issuer) must be renewed before \(time)"
+    }
 
     /// Whether the authority with this certificate signed the list: name, key identifier, key usage `cRLSign` and
     /// signature agree.

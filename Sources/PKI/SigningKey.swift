@@ -75,6 +75,14 @@ public struct SigningKey: Sendable {
         }
     }
 
+    /// Nil if the key is in hardware.
+    var softwareKey: P256.Signing.PrivateKey? {
+        switch self.backing {
+        case .software(let key): key
+        case .hardware: nil
+        }
+    }
+
     /// PKCS#8 (RFC 5958) as PEM, for a TLS library and for ``KeyFile``; nil if the key is in hardware.
     public var pemRepresentation: String? {
         switch self.backing {

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Auditor
+import CertificateAuthority
 import ControlCenter
 import Foundation
 import Identity
@@ -54,6 +55,8 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as MeterSourceError: self.init(Self.status(of: error), error.description)
         case let error as LiCoreError: self.init(.badData, error.reason)
         case let error as OutboxError: self.init(Self.status(of: error), error.reason)
+        case let error as AuthorityClient.Failure:
+            self.init(error.status == nil ? .unavailable : .badData, error.description)
         default: self.init(.software, Self.oneLine("\(error)"))
         }
     }
@@ -62,7 +65,7 @@ struct CommandError: Error, CustomStringConvertible {
     static func exit(with error: any Error) -> Never {
         switch error {
         case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
-            is MeterSourceError, is OutboxError, is LiCoreError:
+            is MeterSourceError, is OutboxError, is LiCoreError, is AuthorityClient.Failure:
             Self(error).exit()
         default:
             // Help and version are ArgumentParser's to tell; so is a plain exit code.
@@ -91,7 +94,7 @@ struct CommandError: Error, CustomStringConvertible {
         switch error.code {
         case .exists: .cannotCreate
         case .missing: .noInput
-        case .permissions: .permission
+        case .permissions, .passphrase: .permission
         case .io: .io
         case .signing: .software
         default: .badData

@@ -19,6 +19,10 @@ struct InitCommand: AsyncParsableCommand {
                     --host broker.energy.example --host 192.0.2.7 \\
                     --control-center cc-1 --auditor mona --auditor lena --operator olga
 
+              For a script, with the passphrase of the authority's keys in a file of mode 0600:
+                secure-mqtt init /srv/energy --trust-domain energy.example \\
+                    --passphrase-file /root/ca-passphrase
+
               Further parties later: secure-mqtt pki issue --help
             """)
 
@@ -55,11 +59,24 @@ struct InitCommand: AsyncParsableCommand {
         name: .customLong("operator"), help: ArgumentHelp("The ID of an operator; may be repeated.", valueName: "id"))
     var operators: [String] = []
 
+    @Option(help: ArgumentHelp("The ID of the certificate authority's server.", valueName: "id"))
+    var ca: String = "ca-1"
+
+    @Option(
+        help: ArgumentHelp(
+            "Where others will find revocation lists and OCSP, for certificates to say: http://HOST:PORT.",
+            valueName: "url"))
+    var publicURL: String?
+
+    @OptionGroup
+    var encryption: NewKeyOptions
+
     @Flag(help: "Say what was made as one line of JSON.")
     var json = false
 
     func run() async throws {
-        let installation = try self.makeInstallation()
+        var installation = try self.makeInstallation()
+        installation.passphrase = try self.encryption.passphrase(for: "the authority's keys")
         try installation.make(at: self.directory, now: .now)
         let output = Terminal.standardOutput
         if self.json {
@@ -70,7 +87,7 @@ struct InitCommand: AsyncParsableCommand {
     }
 
     private func makeInstallation() throws -> Installation {
-        let ids = [self.broker, self.controlCenter] + self.auditors + self.operators
+        let ids = [self.broker, self.controlCenter, self.ca] + self.auditors + self.operators
         var seen: Set<String> = []
         for text in ids {
             let id = try Identifier(text)
@@ -95,7 +112,15 @@ struct InitCommand: AsyncParsableCommand {
             broker: try Identifier(self.broker),
             controlCenter: try Identifier(self.controlCenter),
             auditors: try self.auditors.map { try Identifier($0) },
-            operators: try self.operators.map { try Identifier($0) })
+            operators: try self.operators.map { try Identifier($0) },
+            ca: try Identifier(self.ca),
+            publication: try self.publicURL.map { url throws(CommandError) in
+                do throws(PKIError) {
+                    return try PublicationPoints(url)
+                } catch {
+                    throw CommandError(.usage, "--public-url: \(error.reason)")
+                }
+            })
     }
 
     private func askTrustDomain() throws -> String {
@@ -117,7 +142,7 @@ struct InitCommand: AsyncParsableCommand {
         output.line()
         output.line(output.styled("Next", .bold))
         output.line("  1. Move the root's key off this machine; only a new root list or intermediate needs it again:")
-        output.line("       mv \(directory)/pki/root.key /media/offline/")
+        output.line("       secure-mqtt pki export-root /media/offline --pki \(directory)/pki --remove")
         output.line("  2. Start broker and control center:")
         output.line("       secure-mqtt serve --config \(directory)/secure-mqtt.yaml")
         if let first {
@@ -126,8 +151,9 @@ struct InitCommand: AsyncParsableCommand {
             output.line("     or try it on this machine:")
             output.line("       secure-mqtt auditor run --config \(directory)/auditors/\(first)/secure-mqtt.yaml")
         } else {
-            output.line("  3. Certify auditors:")
-            output.line("       secure-mqtt pki issue auditor ID --config \(directory)/secure-mqtt.yaml")
+            output.line("  3. Start the authority, and invite auditors:")
+            output.line("       secure-mqtt ca --config \(directory)/secure-mqtt.yaml")
+            output.line("       secure-mqtt pki invite ID --config \(directory)/secure-mqtt.yaml")
         }
         output.line()
         output.line("A key that never leaves its device: secure-mqtt pki request, then pki issue --csr.")

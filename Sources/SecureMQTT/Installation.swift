@@ -20,6 +20,11 @@ struct Installation: Sendable {
     var controlCenter: Identifier
     var auditors: [Identifier]
     var operators: [Identifier]
+    /// The ID of the authority's server.
+    var ca: Identifier?
+    /// For the keys of the authority; nil leaves them to file permissions.
+    var passphrase: Passphrase?
+    var publication: PublicationPoints?
 
     /// Makes it in a folder that does not exist or is empty: aside first, then in one step, so that a failure leaves
     /// nothing behind.
@@ -55,7 +60,9 @@ struct Installation: Sendable {
     private func fill(_ path: String, now: UnixTime) throws {
         let pki = "\(path)/pki"
         try Self.makeDirectory(pki, mode: 0o755)
-        let authority = try AuthorityDirectory.create(pki, trustDomain: self.trustDomain, at: now)
+        let authority = try AuthorityDirectory.create(
+            pki, trustDomain: self.trustDomain, at: now, passphrase: self.passphrase,
+            rootPassphrase: self.passphrase, publication: self.publication)
         let host = self.hosts.first?.description ?? "localhost"
 
         try Party.issue(
@@ -76,8 +83,9 @@ struct Installation: Sendable {
                 at: now)
         }
         let configuration = InstallationTemplate.server(
-            trustDomain: self.trustDomain.rawValue, host: host, port: self.port,
-            controlCenter: self.controlCenter.rawValue)
+            trustDomain: self.trustDomain.rawValue, hosts: self.hosts.map(\.description), port: self.port,
+            controlCenter: self.controlCenter.rawValue, ca: self.ca?.rawValue ?? "ca-1",
+            publicURL: self.publication?.base)
         try DurableFile.create("\(path)/secure-mqtt.yaml", Array(configuration.utf8), mode: 0o644)
     }
 
@@ -105,7 +113,8 @@ enum Party {
         // The key first: a certificate that is recorded has its key.
         try KeyFile.create("\(folder)/\(name).key", key)
         do {
-            let certificate = try authority.issue(profile, to: key.publicKey, at: now, renewing: renewing)
+            let certificate = try authority.issue(
+                profile, to: key.publicKey, at: now, renewing: renewing, requester: Requester.local)
             try CertificateFile.create("\(folder)/\(name).pem", [certificate, authority.issuing])
             return certificate
         } catch {
@@ -124,9 +133,10 @@ enum Party {
         let trustDomain = try authority.trustDomain
         let certificate = try Self.issue(
             .auditor(id, in: trustDomain), by: authority, into: folder, name: "auditor", at: now, renewing: renewing)
-        try CertificateFile.create("\(folder)/root.pem", [authority.root])
-        try CertificateFile.create("\(folder)/issuing.pem", [authority.issuing])
-        let lists = try DurableFile.read(AuthorityDirectory.revocationListsPath(in: authority.path))
+        try CertificateFile.create("\(folder)/root.pem", authority.roots)
+        try CertificateFile.create("\(folder)/issuing.pem", authority.issuers)
+        let lists = try DurableFile.read(
+            AuthorityDirectory.revocationListsPath(in: authority.path), maximumSize: 64 << 20)
         try DurableFile.create("\(folder)/crl.pem", lists, mode: 0o644)
         let configuration = InstallationTemplate.auditor(
             trustDomain: trustDomain.rawValue, id: id.rawValue, host: host, port: port)

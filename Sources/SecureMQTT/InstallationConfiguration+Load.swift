@@ -87,6 +87,7 @@ extension InstallationConfiguration {
             controller: try values.identifier(.licoreController),
             controllerKey: values.path(.licoreControllerKey))
         self.auditor = try values.has(.auditorID) ? Self.auditor(values) : nil
+        self.ca = try values.has(.caID) ? Self.ca(values, brokerHost: self.broker.host) : nil
     }
 
     private static func brokerLimits(_ values: Values) throws(CommandError) -> BrokerLimits {
@@ -125,6 +126,45 @@ extension InstallationConfiguration {
             key: try values.requiredPath(.controlCenterKey),
             store: values.path(.controlCenterStore) ?? values.resolve("control-center/store.sqlite3"),
             workers: try values.int(.controlCenterWorkers, 0...1_024, default: 0))
+    }
+
+    private static func ca(_ values: Values, brokerHost: String) throws(CommandError) -> AuthoritySettings {
+        let names = values.list(.caHosts)
+        let hosts = try (names.isEmpty ? [brokerHost] : names).map { name throws(CommandError) in
+            do throws(PKIError) {
+                return try HostName(name)
+            } catch {
+                throw values.wrong(.caHosts, error.reason)
+            }
+        }
+        let publicPort = try values.int(.caPublicPort, 0...65_535)
+        let url =
+            values.string(.caPublicURL)
+            ?? publicPort.flatMap { port in
+                hosts.first.map { host in
+                    if case .address(let bytes) = host, bytes.count == 16 {
+                        "http://[\(host)]:\(port)"
+                    } else {
+                        "http://\(host):\(port)"
+                    }
+                }
+            }
+        let publication: PublicationPoints?
+        do throws(PKIError) {
+            publication = if let url { try PublicationPoints(url) } else { nil }
+        } catch {
+            throw values.wrong(.caPublicURL, error.reason)
+        }
+        return AuthoritySettings(
+            id: try values.required(.caID) { (text) throws(IdentityError) in try Identifier(text) },
+            directory: values.path(.caDirectory) ?? values.resolve("pki"),
+            hosts: hosts,
+            listen: values.string(.caListen) ?? "0.0.0.0",
+            port: try values.int(.caPort, 0...65_535, default: 8_443),
+            publicPort: publicPort,
+            publication: publication,
+            passphraseFile: values.path(.caPassphraseFile),
+            invitationLifetime: try values.int(.caInvitationLifetime, 60...2_592_000, default: 259_200))
     }
 
     private static func auditor(_ values: Values) throws(CommandError) -> AuditorSettings {

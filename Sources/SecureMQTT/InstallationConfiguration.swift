@@ -20,6 +20,8 @@ struct InstallationConfiguration: Sendable {
     /// Nil if the file has no `auditor.id`.
     let auditor: AuditorSettings?
     let licore: LiCoreSettings
+    /// Nil if the file has no `ca.id`.
+    let ca: AuthoritySettings?
 
     /// Every key.
     enum Key: String, CaseIterable {
@@ -83,6 +85,15 @@ struct InstallationConfiguration: Sendable {
         case auditorFormat = "auditor.format"
         case auditorController = "auditor.controller"
         case auditorControllerCertificate = "auditor.controller-certificate"
+        case caID = "ca.id"
+        case caDirectory = "ca.directory"
+        case caHosts = "ca.hosts"
+        case caListen = "ca.listen"
+        case caPort = "ca.port"
+        case caPublicPort = "ca.public-port"
+        case caPublicURL = "ca.public-url"
+        case caPassphraseFile = "ca.passphrase-file"
+        case caInvitationLifetime = "ca.invitation-lifetime"
     }
 }
 
@@ -233,4 +244,28 @@ struct AuditorSettings: Sendable {
     /// In the original's format: whose updates are obeyed, and the certificate; nil for nobody's.
     let controller: Identifier?
     let controllerCertificate: String?
+}
+
+/// The certificate authority.
+struct AuthoritySettings: Sendable {
+    /// The ID of its server.
+    let id: Identifier
+    /// The folder of the authority. Default `pki`.
+    let directory: String
+    /// The names under which it is reached. Default: the broker's host.
+    let hosts: [HostName]
+    /// The address it listens at. Default `0.0.0.0`.
+    let listen: String
+    /// HTTPS. Default 8443; 0 lets the system choose.
+    let port: Int
+    /// Plain HTTP for revocation lists and OCSP; nil, the default, for none.
+    let publicPort: Int?
+    /// Where others find lists and OCSP, as certificates say it. Default: the first host at the public port; without
+    /// either, certificates say nothing.
+    let publication: PublicationPoints?
+    /// The passphrase of the issuing key, in a file of mode 0600; nil for `$CREDENTIALS_DIRECTORY/ca-passphrase`, or a
+    /// question on the terminal.
+    let passphraseFile: String?
+    /// How long an invitation lives, in seconds. Default three days.
+    let invitationLifetime: Int
 }

@@ -2,7 +2,7 @@
 enum InstallationTemplate {
     /// For the server: broker and control center.
     static func server(
-        trustDomain: String, host: String, port: Int, controlCenter: String
+        trustDomain: String, hosts: [String], port: Int, controlCenter: String, ca: String, publicURL: String?
     ) -> String {
         """
         # secure-mqtt: broker and control center of \(trustDomain).
@@ -20,7 +20,7 @@ enum InstallationTemplate {
 
         broker:
           # How auditors and the control center reach it: a name or address in its certificate.
-          host: \(host)
+          host: \(hosts.first ?? "localhost")
           port: \(port)
           # The address it listens at.
           #listen: 0.0.0.0
@@ -86,6 +86,24 @@ enum InstallationTemplate {
           # In whose name secure-mqtt fleet update signs, if not the control center's, and the key of that name.
           #controller: database_licore
           #controller-key: database_licore.key
+
+        # The certificate authority, a process of its own: secure-mqtt ca
+        ca:
+          id: \(ca)
+          directory: pki
+          # Names and addresses under which devices and operators reach it.
+          hosts: [\(hosts.map { "\"\($0)\"" }.joined(separator: ", "))]
+          #listen: 0.0.0.0
+          #port: 8443
+          # A port of plain HTTP for revocation lists and OCSP; none unless set.
+          #public-port: 8080
+          # Where others find them; certificates that are issued from then on say so.
+          \(publicURL.map { "public-url: \($0)" } ?? "#public-url: http://ca.example.org:8080")
+          # The passphrase of the issuing key, in a file of mode 0600. Else it is
+          # $CREDENTIALS_DIRECTORY/ca-passphrase (systemd), or asked for on the terminal.
+          #passphrase-file: /etc/secure-mqtt/ca-passphrase
+          # Seconds.
+          #invitation-lifetime: 259200
 
         """
     }

@@ -46,7 +46,7 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
         guard let certificate = configuration.broker.certificate, let key = configuration.broker.key else {
             throw CommandError(.configuration, "broker.certificate and broker.key are missing in the configuration")
         }
-        let authority = try self.authority.openAuthority()
+        let authority = try await self.authority.openAuthority()
         let issued = try authority.issued().filter { $0.revocation == nil }
         func names(_ role: Role) -> [Identifier] {
             Set(issued.map(\.spiffeID).filter { $0.role == role }.map(\.id)).sorted()
@@ -89,7 +89,7 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
         }
         var written: [(String, String, UInt32)] = [
             (files.privateKey, keyText, 0o600),
-            (files.certificateAuthorities, authority.root.pemText, 0o644),
+            (files.certificateAuthorities, authority.roots.map(\.pemText).joined(), 0o644),
             (files.certificateChain, chain.map(\.pemText).joined(), 0o644),
             (files.revocationLists, lists.map(\.pemText).joined(), 0o644),
             (files.accessControlList, mosquitto.accessControlText, 0o600),

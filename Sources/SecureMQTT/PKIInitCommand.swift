@@ -20,9 +20,14 @@ struct PKIInitCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("A lower-case DNS name of two labels or more.", valueName: "domain"))
     var trustDomain: String
 
+    @OptionGroup
+    var encryption: NewKeyOptions
+
     func run() async throws {
         let trustDomain = try TrustDomain(self.trustDomain)
         let files = FileManager.default
+        // Asked for before anything is made.
+        let passphrase = try self.encryption.passphrase(for: "the authority's keys")
         if files.fileExists(atPath: self.directory) {
             guard let contents = try? files.contentsOfDirectory(atPath: self.directory), contents.isEmpty else {
                 throw CommandError(
@@ -31,9 +36,11 @@ struct PKIInitCommand: AsyncParsableCommand {
         } else {
             try Installation.makeDirectory(self.directory, mode: 0o755)
         }
-        let authority = try AuthorityDirectory.create(self.directory, trustDomain: trustDomain, at: .now)
+        let authority = try AuthorityDirectory.create(
+            self.directory, trustDomain: trustDomain, at: .now, passphrase: passphrase, rootPassphrase: passphrase)
         let output = Terminal.standardOutput
         output.line("Made the authority of \(trustDomain) in \(authority.path).")
-        output.line("Move \(AuthorityDirectory.rootKeyPath(in: authority.path)) off this machine.")
+        output.line("Move the root's key off this machine:")
+        output.line("  secure-mqtt pki export-root /media/offline --pki \(authority.path) --remove")
     }
 }

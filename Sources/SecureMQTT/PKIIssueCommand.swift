@@ -1,9 +1,7 @@
 public import ArgumentParser
-import Crypto
 import Foundation
 public import Identity
 import PKI
-import SwiftASN1
 import X509
 
 struct PKIIssueCommand: AsyncParsableCommand {
@@ -55,16 +53,22 @@ struct PKIIssueCommand: AsyncParsableCommand {
 
     func run() async throws {
         let id = try Identifier(self.id)
-        let authority = try self.authority.openAuthority()
+        let authority = try await self.authority.openAuthority()
         let hosts = try self.parseHosts()
         let profile = CertificateProfile.role(self.role, id, in: try authority.trustDomain, hosts: hosts)
         if let csr {
             let path = self.out ?? "\(id).pem"
-            let publicKey = try Self.readRequest(csr)
+            let request = try SigningRequestFile.read(csr)
+            do throws(PKIError) {
+                try request.require(profile)
+            } catch {
+                throw CommandError(.badData, "\(csr): \(error.reason)")
+            }
             guard !FileManager.default.fileExists(atPath: path) else {
                 throw CommandError(.cannotCreate, "\(path) exists already and is not overwritten")
             }
-            let certificate = try authority.issue(profile, to: publicKey, at: .now, renewing: self.renew)
+            let certificate = try authority.issue(
+                profile, to: request.publicKey, at: .now, renewing: self.renew, requester: Requester.local)
             try CertificateFile.create(path, [certificate, authority.issuing])
             self.say(profile, certificate, "\(path) (with its issuer)")
             return
@@ -87,10 +91,10 @@ struct PKIIssueCommand: AsyncParsableCommand {
     }
 
     private func parseHosts() throws -> [HostName] {
-        guard self.role == .broker || self.hosts.isEmpty else {
+        guard self.role.isServer || self.hosts.isEmpty else {
             throw CommandError(.usage, "--host is for brokers only")
         }
-        guard self.role != .broker || !self.hosts.isEmpty else {
+        guard !self.role.isServer || !self.hosts.isEmpty else {
             throw CommandError(.usage, "a broker needs --host: the name or address under which it is reached")
         }
         return try self.hosts.map { name throws(CommandError) in
@@ -105,22 +109,6 @@ struct PKIIssueCommand: AsyncParsableCommand {
     private func say(_ profile: CertificateProfile, _ certificate: Certificate, _ place: String) {
         let until = UnixTime(certificate.notValidAfter.timeIntervalSince1970).iso8601
         Terminal.standardOutput.line("Issued \(profile.spiffeID), valid until \(until): \(place)")
-    }
-
-    /// The key of a request whose signature proves that its sender holds it. The names in it are not used: the ID
-    /// and role are the issuer's to say.
-    private static func readRequest(_ path: String) throws -> P256.Signing.PublicKey {
-        let bytes = try DurableFile.read(path, maximumSize: 65_536)
-        guard let text = String(validating: bytes, as: UTF8.self),
-            let request = try? CertificateSigningRequest(pemEncoded: text)
-        else { throw CommandError(.badData, "\(path) is not a certificate signing request in PEM") }
-        guard let publicKey = P256.Signing.PublicKey(request.publicKey) else {
-            throw CommandError(.badData, "\(path): the key is not a P-256 key")
-        }
-        guard request.publicKey.isValidSignature(request.signature, for: request) else {
-            throw CommandError(.badData, "\(path): the signature does not prove possession of the key")
-        }
-        return publicKey
     }
 }
 

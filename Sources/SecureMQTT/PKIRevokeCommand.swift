@@ -1,4 +1,5 @@
 import ArgumentParser
+import CertificateAuthority
 import Foundation
 import Identity
 import PKI
@@ -12,7 +13,8 @@ struct PKIRevokeCommand: AsyncParsableCommand {
 
             EXAMPLES
               secure-mqtt pki revoke mona --reason key-compromise --pki /srv/energy/pki
-              secure-mqtt pki revoke --lists-only --pki /srv/energy/pki
+              secure-mqtt pki revoke mona --ca https://ca.energy.example:8443 --as operators/olga
+              secure-mqtt pki revoke --lists-only --root-key /media/offline/root.key --pki /srv/energy/pki
             """)
 
     @Argument(help: ArgumentHelp("The ID to revoke.", valueName: "id"))
@@ -30,6 +32,17 @@ struct PKIRevokeCommand: AsyncParsableCommand {
     @OptionGroup
     var authority: AuthorityOptions
 
+    @OptionGroup
+    var remote: RemoteAuthorityOptions
+
+    @Option(
+        help: ArgumentHelp(
+            "With --lists-only: the root's key, brought back to renew the root's list too.", valueName: "file"))
+    var rootKey: String?
+
+    @Flag(help: "Say what was revoked as one line of JSON.")
+    var json = false
+
     func validate() throws {
         guard (self.id == nil) == self.listsOnly else {
             throw ValidationError("give an ID, or --lists-only")
@@ -37,17 +50,31 @@ struct PKIRevokeCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
-        let authority = try self.authority.openAuthority()
         let output = Terminal.standardOutput
+        if let id, let client = try await self.remote.client(self.authority) {
+            let answer = try await AuthorityAccess.using(client) {
+                try await $0.revoke(.init(id: try Identifier(id).rawValue, reason: "\(self.reason.value)"))
+            }
+            if self.json { return try output.json(answer) }
+            for serial in answer.revoked { output.line("Revoked \(id), serial \(serial).") }
+            return
+        }
+        let authority = try await self.authority.openAuthority()
         let path = AuthorityDirectory.revocationListsPath(in: authority.path)
         if let id {
-            let revoked = try authority.revoke(try Identifier(id), reason: self.reason.value, at: .now)
+            let revoked = try authority.revoke(
+                try Identifier(id), reason: self.reason.value, at: .now, requester: Requester.local)
+            if self.json {
+                return try output.json(["revoked": revoked.map(\.serialNumber.hexadecimal)])
+            }
             for certificate in revoked {
                 output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
             }
             output.line("Wrote \(path).")
         } else {
-            let withRoot = try authority.renewRevocationLists(at: .now)
+            let withRoot = try authority.renewRevocationLists(
+                at: .now,
+                rootKey: try self.rootKey.map { try KeyFile.read($0, passphrase: authority.passphrase) })
             output.line("Wrote \(path)\(withRoot ? "" : "; the root's list stays, its key is not here").")
         }
     }

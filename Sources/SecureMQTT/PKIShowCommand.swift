@@ -25,7 +25,7 @@ struct PKIShowCommand: AsyncParsableCommand {
     var authority: AuthorityOptions
 
     func run() async throws {
-        let authority = try? self.authority.openAuthority()
+        let authority = try? await self.authority.openAuthority()
         let rows = try self.read(authority)
         let output = Terminal.standardOutput
         for (index, row) in rows.enumerated() {
@@ -108,10 +108,44 @@ struct PKIShowCommand: AsyncParsableCommand {
         row.fields.append(("valid_from", UnixTime(certificate.notValidBefore.timeIntervalSince1970).iso8601))
         row.fields.append(("valid_until", UnixTime(certificate.notValidAfter.timeIntervalSince1970).iso8601))
         row.fields.append(("sha256", certificate.sha256.hexadecimal))
+        let words = Self.inWords(certificate)
+        if let words { row.fields.append(("in_words", words)) }
         if !chain.isEmpty, let authority {
             row.fields.append(("status", Self.status(chain, authority)))
         }
         return row
+    }
+
+    /// One sentence for a person: what the certificate is for, and for how long.
+    private static func inWords(_ certificate: Certificate) -> String? {
+        let now = UnixTime.now
+        let (first, last) = (
+            UnixTime(certificate.notValidBefore.timeIntervalSince1970),
+            UnixTime(certificate.notValidAfter.timeIntervalSince1970)
+        )
+        let days = abs(last - now) / 86_400
+        let validity =
+            now < first
+            ? "valid from \(first.iso8601)"
+            : now > last ? "expired \(days) days ago" : "valid for another \(days) days"
+        if case .isCertificateAuthority = try? certificate.extensions.basicConstraints {
+            let isRoot = certificate.issuer == certificate.subject
+            return "\(isRoot ? "A root" : "An issuing authority"): may certify others; \(validity)."
+        }
+        let names = (try? certificate.extensions.subjectAlternativeNames).map { Array($0) } ?? []
+        for case .uniformResourceIdentifier(let uri) in names {
+            guard let name = try? SPIFFEID(uri) else { continue }
+            let what =
+                switch name.role {
+                case .auditor: "sends and signs readings as"
+                case .controlCenter: "receives readings and signs receipts as"
+                case .broker: "is the broker"
+                case .operator: "acts through the API as"
+                case .authority: "is the authority's server"
+                }
+            return "Whoever holds its key \(what) \(name.id) of \(name.trustDomain); \(validity)."
+        }
+        return nil
     }
 
     /// What a verifier that trusts the authority says of it now.
@@ -120,7 +154,7 @@ struct PKIShowCommand: AsyncParsableCommand {
             let lists = try CertificateFile.readRevocationLists(
                 AuthorityDirectory.revocationListsPath(in: authority.path))
             _ = try IdentityVerifier(
-                trustDomain: try authority.trustDomain, roots: [authority.root], intermediates: [authority.issuing],
+                trustDomain: try authority.trustDomain, roots: authority.roots, intermediates: authority.issuers,
                 revocationLists: lists
             ).verify(chain: Array(chain.prefix(2)), at: .now)
             return "valid"
@@ -142,7 +176,7 @@ struct PKIShowCommand: AsyncParsableCommand {
                 reason: $0.reason.map { "\($0)" })
         }
         if let authority {
-            let isSigned = list.isSigned(by: authority.issuing) || list.isSigned(by: authority.root)
+            let isSigned = (authority.roots + authority.issuers).contains { list.isSigned(by: $0) }
             row.fields.append(("status", isSigned ? "signed by the authority" : "not signed by the authority"))
         }
         return row

@@ -24,6 +24,7 @@ struct SecureMQTT: AsyncParsableCommand {
             ControlCenterCommand.self,
             ReadingsCommand.self,
             AuditorCommand.self,
+            CACommand.self,
             PKICommand.self,
             FleetCommand.self,
             MigrateCommand.self,

@@ -63,7 +63,7 @@ public enum TopicTable {
             ]
         case .controlCenter: ["audits/#"]
         case .operator: ["audits/#", "control_center/#", "$SYS/#"]
-        case .broker: []
+        case .broker, .authority: []
         }
     }
 

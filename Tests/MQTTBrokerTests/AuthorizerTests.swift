@@ -48,8 +48,10 @@ struct AuthorizerTests {
         #expect((refusal == nil) == isAllowed)
     }
 
-    @Test("A broker's certificate opens no session", arguments: Role.allCases)
+    @Test("A broker's or an authority's certificate opens no session", arguments: Role.allCases)
     func connect(role: Role) throws {
-        #expect((TopicTableAuthorizer().refusalToConnect(try peer(role, "x")) == nil) == (role != .broker))
+        #expect(
+            (TopicTableAuthorizer().refusalToConnect(try peer(role, "x")) == nil)
+                == (![.broker, .authority].contains(role)))
     }
 }

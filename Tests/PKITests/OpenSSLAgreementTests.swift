@@ -23,6 +23,7 @@ struct OpenSSLAgreementTests {
         case .controlCenter: self.pki.controlCenter
         case .broker: self.pki.broker
         case .operator: self.pki.operators[0]
+        case .authority: try self.pki.issue(.authority, "ca-1")
         }
     }
 
@@ -39,14 +40,14 @@ struct OpenSSLAgreementTests {
     @Test("openssl verifies every profile strictly, with the lists of root and intermediate", arguments: Role.allCases)
     func verifies(role: Role) async throws {
         let result = try await self.verify(
-            try self.party(role), purpose: role == .broker ? "sslserver" : "sslclient")
+            try self.party(role), purpose: role.isServer ? "sslserver" : "sslclient")
         #expect(result.status == 0, "\(result.output)\(result.errorOutput)")
     }
 
     @Test("openssl refuses a profile for the other end of a connection", arguments: Role.allCases)
     func otherPurpose(role: Role) async throws {
         let result = try await self.verify(
-            try self.party(role), purpose: role == .broker ? "sslclient" : "sslserver")
+            try self.party(role), purpose: role.isServer ? "sslclient" : "sslserver")
         #expect(result.errorOutput.contains("unsuitable certificate purpose"))
     }
 

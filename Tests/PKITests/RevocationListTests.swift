@@ -255,7 +255,7 @@ import X509
         target.fuzz(count: 2_000, seed: 0x5EC0)
     }
 
-    @Test("There is something to fuzz") func targets() { #expect(FuzzTarget.pki.count == 2) }
+    @Test("There is something to fuzz") func targets() { #expect(FuzzTarget.pki.count == 4) }
 }
 
 /// A DER element.
@@ -269,4 +269,44 @@ func wrap(_ tag: UInt8, _ content: [UInt8]) -> [UInt8] {
             [0x83, UInt8(content.count >> 16), UInt8(content.count >> 8 & 0xFF), UInt8(content.count & 0xFF)]
         }
     return [tag] + length + content
+}
+
+/// Lists as long as a large installation makes them.
+@Suite struct LongRevocationListTests {
+    @Test("A list of 100,000 entries is made, read and looked up in, and costs a gate nothing but a look-up")
+    func long() throws {
+        let pki = try TestPKI()
+        var random = SplitMix64(seed: 7)
+        let serials = (0..<100_000).map { index in
+            [0x40 | UInt8(index & 0x3F)] + (0..<19).map { _ in UInt8.random(in: .min ... .max, using: &random) }
+        }
+        let reasons: [RevocationList.Reason?] = [nil, .keyCompromise, .superseded]
+        let entries = serials.enumerated().map {
+            RevocationList.Entry(
+                serialNumber: $1, revokedAt: 1_700_000_000 + UnixTime($0), reason: reasons[$0 % 3])
+        }
+        let made = try pki.intermediate.makeRevocationList(number: 9, entries: entries, at: pki.now)
+        let list = try RevocationList(der: made.der)
+        #expect(list.count == 100_000)
+        for index in stride(from: 0, to: 100_000, by: 997) {
+            #expect(list.entry(for: serials[index]) == entries[index])
+            var other = serials[index]
+            other[19] ^= 1
+            #expect(list.entry(for: other) == nil)
+        }
+        #expect(list.isSigned(by: pki.intermediate.certificate))
+        let gate = try PeerGate(
+            trustDomain: pki.trustDomain, authorities: [pki.root.certificate, pki.intermediate.certificate],
+            revocationLists: [list])
+        #expect(throws: Never.self) { try gate.admit(leaf: pki.auditors[0].certificate.der, at: pki.now) }
+    }
+
+    @Test("A list that is late, or soon will be, is worth a warning")
+    func warning() throws {
+        let pki = try TestPKI()
+        let list = try pki.intermediate.makeRevocationList(number: 1, at: 1_000_000, lifetime: 100_000)
+        #expect(list.warning(at: 1_000_000, margin: 50_000) == nil)
+        #expect(list.warning(at: 1_060_000, margin: 50_000)?.contains("must be renewed before") == true)
+        #expect(list.warning(at: 1_100_001, margin: 50_000)?.contains("is late") == true)
+    }
 }

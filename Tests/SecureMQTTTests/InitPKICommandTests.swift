@@ -18,7 +18,8 @@ import X509
 
     func makeInstallation() async throws {
         let result = try await self.run(
-            "init", "energy", "--trust-domain", "energy.example", "--host", "broker.energy.example", "--host",
+            "init", "energy", "--unencrypted", "--trust-domain", "energy.example", "--host", "broker.energy.example",
+            "--host",
             "192.0.2.7", "--auditor", "mona", "--auditor", "lena", "--operator", "olga")
         try #require(result.status == 0, "\(result.errorOutput)")
     }
@@ -79,12 +80,14 @@ import X509
 
     @Test("init says what to do next, and with --json what it made")
     func says() async throws {
-        let text = try await self.run("init", "a", "--trust-domain", "energy.example", "--auditor", "mona")
-        for hint in ["root.key", "secure-mqtt serve --config a/secure-mqtt.yaml", "secure-mqtt auditor run"] {
+        let text = try await self.run(
+            "init", "a", "--unencrypted", "--trust-domain", "energy.example", "--auditor", "mona")
+        for hint in ["export-root", "secure-mqtt serve --config a/secure-mqtt.yaml", "secure-mqtt auditor run"] {
             #expect(text.output.contains(hint))
         }
         #expect(!text.output.contains("\u{1B}"))
-        let json = try await self.run("init", "b", "--trust-domain", "energy.example", "--auditor", "mona", "--json")
+        let json = try await self.run(
+            "init", "b", "--unencrypted", "--trust-domain", "energy.example", "--auditor", "mona", "--json")
         let object = try #require(
             try JSONSerialization.jsonObject(with: Data(json.output.utf8)) as? [String: Any])
         #expect(object["auditors"] as? [String] == ["mona"])
@@ -96,12 +99,13 @@ import X509
         try await self.makeInstallation()
         let before = try Data(contentsOf: URL(fileURLWithPath: self.directory.path("energy/pki/root.pem")))
         self.expectFailure(
-            try await self.run("init", "energy", "--trust-domain", "energy.example"), 73, "not an empty folder")
+            try await self.run("init", "energy", "--unencrypted", "--trust-domain", "energy.example"), 73,
+            "not an empty folder")
         #expect(try Data(contentsOf: URL(fileURLWithPath: self.directory.path("energy/pki/root.pem"))) == before)
         // An empty folder is fine.
         try FileManager.default.createDirectory(
             atPath: self.directory.path("empty"), withIntermediateDirectories: false)
-        #expect(try await self.run("init", "empty", "--trust-domain", "energy.example").status == 0)
+        #expect(try await self.run("init", "empty", "--unencrypted", "--trust-domain", "energy.example").status == 0)
     }
 
     @Test(
@@ -129,7 +133,9 @@ import X509
         arguments: [
             ["init"], ["pki"], ["pki", "init"], ["pki", "issue"], ["pki", "request"], ["pki", "revoke"],
             ["pki", "list"],
-            ["pki", "show"], ["pki", "export-mosquitto"],
+            ["pki", "show"], ["pki", "export-mosquitto"], ["ca"], ["pki", "invite"], ["pki", "sign"],
+            ["pki", "import"], ["pki", "renew-allow"], ["pki", "export-root"], ["pki", "intermediate"],
+            ["pki", "rollover-root"], ["pki", "retire"],
         ])
     func help(command: [String]) async throws {
         let result = try await CommandLineTool.run(command + ["--help"])
@@ -263,7 +269,8 @@ import X509
         self.expectFailure(
             try await self.run("pki", "issue", "auditor", "b", "--host", "h", "--pki", "energy/pki"), 64, "brokers only"
         )
-        self.expectFailure(try await self.run("pki", "init", "energy", "--trust-domain", "a.b"), 73, "not an empty")
+        self.expectFailure(
+            try await self.run("pki", "init", "energy", "--unencrypted", "--trust-domain", "a.b"), 73, "not an empty")
         self.expectFailure(try await self.run("bogus"), 64, "bogus")
     }
 
@@ -275,7 +282,8 @@ import X509
     func exportMosquitto() async throws {
         let port = try freePort()
         let made = try await self.run(
-            "init", "energy", "--trust-domain", "energy.example", "--port", "\(port)", "--auditor", "mona", "--auditor",
+            "init", "energy", "--unencrypted", "--trust-domain", "energy.example", "--port", "\(port)", "--auditor",
+            "mona", "--auditor",
             "lena", "--operator", "olga")
         try #require(made.status == 0)
         let export = ["pki", "export-mosquitto", "--config", "energy/secure-mqtt.yaml", "--user", "root", "mosquitto"]

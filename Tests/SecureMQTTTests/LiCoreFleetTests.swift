@@ -151,7 +151,8 @@ struct LiCoreFleetTests {
         // Mosquitto gives the original's clients a listener of their own.
         let oldPort = shape == .mosquitto ? try freePort() : port
         _ = try await self.run(
-            "init", self.site, "--trust-domain", "test.example", "--host", "127.0.0.1", "--host", "localhost", "--port",
+            "init", self.site, "--unencrypted", "--trust-domain", "test.example", "--host", "127.0.0.1", "--host",
+            "localhost", "--port",
             "\(port)", "--auditor", "signed", "--auditor", "ours")
         for id in ["signed", "ours"] {
             let certificate = try String(contentsOfFile: "\(self.site)/auditors/\(id)/auditor.pem", encoding: .utf8)
@@ -326,7 +327,8 @@ struct FleetCommandTests {
         self.folder = try TemporaryDirectory()
         self.original = try await OriginalAuthority(clients: ["mona", "database_licore"])
         let made = try await Program.run([
-            "init", self.folder.path("site"), "--trust-domain", "test.example", "--auditor", "lena", "--operator",
+            "init", self.folder.path("site"), "--unencrypted", "--trust-domain", "test.example", "--auditor", "lena",
+            "--operator",
             "olga",
         ])
         try #require(made.status == 0, "\(made.errorOutput)")

@@ -61,7 +61,7 @@ struct MosquittoTests {
         // The same names under another root.
         let foreign = plant.folder.path("foreign")
         let made = try await Program.run([
-            "init", foreign, "--trust-domain", "test.example", "--auditor", Plant.intruder,
+            "init", foreign, "--unencrypted", "--trust-domain", "test.example", "--auditor", Plant.intruder,
         ])
         #expect(made.status == 0, "\(made.errorOutput)")
         let stranger = try await Self.client(

@@ -60,7 +60,8 @@ final class Plant: Sendable {
         self.site = folder.path("site")
         self.input = try folder.write(file, to: "readings.csv")
         let made = try await Program.run([
-            "init", self.site, "--trust-domain", "test.example", "--host", "127.0.0.1", "--port", "\(self.port)",
+            "init", self.site, "--unencrypted", "--trust-domain", "test.example", "--host", "127.0.0.1", "--port",
+            "\(self.port)",
             "--auditor", Self.auditor, "--auditor", Self.intruder,
         ])
         guard made.status == 0 else { throw PlantError(description: "init: \(made.errorOutput)") }

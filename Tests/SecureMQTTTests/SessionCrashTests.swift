@@ -23,7 +23,8 @@ import Testing
             self.folder = try TemporaryDirectory()
             self.port = try freePort()
             let made = try await Program.run([
-                "init", self.folder.path("site"), "--trust-domain", SessionLoad.trustDomain, "--host", "127.0.0.1",
+                "init", self.folder.path("site"), "--unencrypted", "--trust-domain", SessionLoad.trustDomain, "--host",
+                "127.0.0.1",
             ])
             try #require(made.status == 0, "\(made.errorOutput)")
             try FileManager.default.createDirectory(

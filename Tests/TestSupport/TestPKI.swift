@@ -177,7 +177,8 @@ private struct Issuer {
     func issue(
         _ role: Role, _ id: String, key: SigningKey = SigningKey(), at time: UnixTime, lifetime: UnixTime? = nil
     ) throws -> TestPKI.Party {
-        let hosts = try role == .broker ? ["localhost", "127.0.0.1", "::1"].map { try HostName($0) } : []
+        let hosts =
+            try [.broker, .authority].contains(role) ? ["localhost", "127.0.0.1", "::1"].map { try HostName($0) } : []
         var profile = CertificateProfile.role(role, try Identifier(id), in: self.trustDomain, hosts: hosts)
         if let lifetime { profile.lifetime = lifetime }
         return TestPKI.Party(

@@ -1,0 +1,99 @@
+import AsyncHTTPClient
+import Foundation
+import NIOCore
+import NIOHTTP1
+import NIOSSL
+public import PKI
+public import X509
+
+/// The operators' side of the authority's API.
+public struct AuthorityClient: Sendable {
+    /// What an authority answered instead of doing what it was asked, or why it was not reached.
+    public struct Failure: Error, Sendable, CustomStringConvertible {
+        /// Nil if there was no answer.
+        public let status: Int?
+        /// One line.
+        public let description: String
+    }
+
+    private let client: HTTPClient
+    private let base: String
+
+    /// - Parameters:
+    ///   - base: `https://HOST:PORT`.
+    ///   - roots: by which the authority's server is known.
+    ///   - chain: the operator's certificate and its intermediate.
+    /// - Throws: ``Failure`` if TLS does not take certificate and key.
+    public init(base: String, roots: [Certificate], chain: [Certificate], key: SigningKey) throws(Failure) {
+        self.base = base.hasSuffix("/") ? String(base.dropLast()) : base
+        do {
+            var tls = TLSConfiguration.makeClientConfiguration()
+            tls.minimumTLSVersion = .tlsv13
+            tls.trustRoots = .certificates(try roots.map { try NIOSSLCertificate(bytes: $0.der, format: .der) })
+            tls.certificateChain = try chain.map {
+                .certificate(try NIOSSLCertificate(bytes: $0.der, format: .der))
+            }
+            tls.privateKey = .privateKey(
+                try NIOSSLPrivateKey(bytes: Array((key.pemRepresentation ?? "").utf8), format: .pem))
+            var configuration = HTTPClient.Configuration(tlsConfiguration: tls)
+            configuration.timeout = .init(connect: .seconds(10), read: .seconds(30))
+            configuration.redirectConfiguration = .disallow
+            self.client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+        } catch {
+            throw Failure(status: nil, description: "certificate or key cannot be used for TLS: \(error)")
+        }
+    }
+
+    /// To be called once, at the end.
+    public func close() async {
+        // What cannot be closed in good order ends with the process.
+        try? await self.client.shutdown()
+    }
+
+    public func invite(_ message: AuthorityAPI.Invite) async throws -> AuthorityAPI.Invited {
+        try await self.post("/api/invite", message)
+    }
+
+    public func revoke(_ message: AuthorityAPI.Revoke) async throws -> AuthorityAPI.Revoked {
+        try await self.post("/api/revoke", message)
+    }
+
+    public func allowRenewal(_ message: AuthorityAPI.AllowRenewal) async throws {
+        let _: [String: String] = try await self.post("/api/renew-allow", message)
+    }
+
+    public func certificates() async throws -> [AuthorityAPI.Certificate] {
+        let answer: AuthorityAPI.Certificates = try await self.send(
+            HTTPClientRequest(url: self.base + "/api/certificates"), maximum: 512 << 20)
+        return answer.certificates
+    }
+
+    private func post<Answer: Decodable>(_ path: String, _ message: some Encodable) async throws -> Answer {
+        var request = HTTPClientRequest(url: self.base + path)
+        request.method = .POST
+        request.headers.add(name: "Content-Type", value: "application/json")
+        request.body = .bytes(ByteBuffer(bytes: try JSONEncoder().encode(message)))
+        return try await self.send(request, maximum: 1 << 20)
+    }
+
+    private func send<Answer: Decodable>(_ request: HTTPClientRequest, maximum: Int) async throws -> Answer {
+        let status: Int
+        let bytes: ByteBuffer
+        do {
+            let response = try await self.client.execute(request, timeout: .seconds(60))
+            status = Int(response.status.code)
+            bytes = try await response.body.collect(upTo: maximum)
+        } catch {
+            throw Failure(status: nil, description: "the authority at \(self.base) cannot be reached: \(error)")
+        }
+        let text = String(buffer: bytes)
+        guard status == 200 else {
+            let line = text.split(whereSeparator: \.isNewline).first.map(String.init) ?? "status \(status)"
+            throw Failure(status: status, description: "the authority refuses: \(line)")
+        }
+        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(text.utf8)) else {
+            throw Failure(status: status, description: "the authority at \(self.base) answers what is not understood")
+        }
+        return answer
+    }
+}

@@ -1,0 +1,209 @@
+import Foundation
+import Identity
+import Logging
+import NIOSSL
+import PKI
+import Synchronization
+import X509
+
+/// What the authority shows to the world: its server's certificate, revocation lists, answers of OCSP.
+///
+/// The keys of the server and of the OCSP responders are made here, live in memory and end with the process; their
+/// certificates are short and renewed when a third of their life is left.
+final class Publisher: Sendable {
+    /// In seconds.
+    static let responderLifetime: UnixTime = 7 * 86_400
+
+    private struct State {
+        var directory: AuthorityDirectory
+        var server: Certificate?
+        var responders: [OCSPResponder] = []
+        var lists: [String: [UInt8]] = [:]
+        var listMark: FileMark?
+        var certificateMarks: [FileMark?] = []
+        /// When a warning was last given, by its text.
+        var warned: [String: UnixTime] = [:]
+    }
+
+    private let configuration: AuthorityConfiguration
+    private let logger: Logger
+    private let state: Mutex<State>
+    /// Apart, because handshakes ask for it on an event loop, and ``maintain(at:)`` holds the state while it writes.
+    private let server = Mutex<NIOSSLContextConfigurationOverride>(.noChanges)
+
+    init(_ directory: AuthorityDirectory, _ configuration: AuthorityConfiguration, logger: Logger) {
+        self.configuration = configuration
+        self.logger = logger
+        self.state = Mutex(State(directory: directory))
+    }
+
+    var directory: AuthorityDirectory { self.state.withLock { $0.directory } }
+
+    /// Certificates of server and responders, lists: whatever is due. Blocks on files.
+    ///
+    /// - Throws: ``PKIError``: those of the files; `signing`.
+    func maintain(at now: UnixTime) throws(PKIError) {
+        try self.state.withLock { (state) throws(PKIError) in
+            let marks = [
+                FileMark(AuthorityDirectory.rootPath(in: state.directory.path)),
+                FileMark(AuthorityDirectory.issuingPath(in: state.directory.path)),
+            ]
+            if marks != state.certificateMarks {
+                if !state.certificateMarks.isEmpty {
+                    state.directory = try state.directory.reopened()
+                    self.logger.notice("certificates of the authority read again")
+                }
+                state.certificateMarks = marks
+                state.server = nil
+                state.responders = []
+            }
+            try self.renewServer(&state, at: now)
+            try self.renewResponders(&state, at: now)
+            try self.renewLists(&state, at: now)
+        }
+    }
+
+    private func renewServer(_ state: inout State, at now: UnixTime) throws(PKIError) {
+        if let server = state.server, !Self.isDue(server, at: now) { return }
+        let directory = state.directory
+        let profile = CertificateProfile.authority(
+            self.configuration.id, in: try directory.trustDomain, hosts: self.configuration.hosts)
+        let key = SigningKey()
+        let isKnown = try directory.issued().contains { $0.spiffeID == profile.spiffeID }
+        let certificate = try directory.issue(
+            profile, to: key.publicKey, at: now, renewing: isKnown, requester: profile.spiffeID.rawValue,
+            note: "its own server")
+        do {
+            let chain = try [certificate, directory.issuing].map {
+                NIOSSLCertificateSource.certificate(try NIOSSLCertificate(bytes: $0.der, format: .der))
+            }
+            var override = NIOSSLContextConfigurationOverride()
+            override.certificateChain = chain
+            override.privateKey = .privateKey(
+                try NIOSSLPrivateKey(bytes: Array((key.pemRepresentation ?? "").utf8), format: .pem))
+            let identity = override
+            self.server.withLock { $0 = identity }
+            state.server = certificate
+        } catch {
+            throw PKIError(.signing, "the certificate of the authority's server cannot be used: \(error)")
+        }
+    }
+
+    private func renewResponders(_ state: inout State, at now: UnixTime) throws(PKIError) {
+        if let responder = state.responders.first, !Self.isDue(responder.certificate, at: now) { return }
+        var responders: [OCSPResponder] = []
+        for issuing in state.directory.issuers {
+            let key = SigningKey()
+            let certificate = try state.directory.issueResponder(
+                for: issuing, to: key.publicKey, at: now, lifetime: Self.responderLifetime)
+            responders.append(try OCSPResponder(issuer: issuing, certificate: certificate, key: key))
+        }
+        state.responders = responders
+    }
+
+    private func renewLists(_ state: inout State, at now: UnixTime) throws(PKIError) {
+        let directory = state.directory
+        var lists = try directory.revocationLists()
+        let isDue = directory.issuers.contains { issuing in
+            guard let list = lists.first(where: { $0.isSigned(by: issuing) }) else { return true }
+            return list.nextUpdate - now < (list.nextUpdate - list.thisUpdate) * 2 / 3
+        }
+        if isDue {
+            try directory.renewRevocationLists(at: now)
+            lists = try directory.revocationLists()
+            self.logger.notice("revocation lists renewed")
+        }
+        // What cannot be renewed here, because the key is offline, is said every day, weeks before it is late.
+        for list in lists {
+            if let warning = list.warning(at: now, margin: 30 * 86_400) { self.warn(warning, &state, at: now) }
+        }
+        for certificate in directory.roots + directory.issuers where certificate.notAfter - now < 365 * 86_400 {
+            let end = CivilTime(certificate.notAfter).iso8601
+            self.warn("\(certificate.subject) ends at \(end): see secure-mqtt pki intermediate --help", &state, at: now)
+        }
+    }
+
+    private func warn(_ text: String, _ state: inout State, at now: UnixTime) {
+        guard now - (state.warned[text] ?? .min / 2) >= 86_400 else { return }
+        state.warned[text] = now
+        self.logger.warning("\(text)")
+    }
+
+    private static func isDue(_ certificate: Certificate, at now: UnixTime) -> Bool {
+        certificate.notAfter - now < (certificate.notAfter - certificate.notBefore) / 3
+    }
+
+    /// What a handshake presents.
+    func serverIdentity() -> NIOSSLContextConfigurationOverride {
+        self.server.withLock { $0 }
+    }
+
+    /// Chain and key for the start, when there must be some.
+    func initialTLS() throws(PKIError) -> TLSConfiguration {
+        let override = self.serverIdentity()
+        guard let chain = override.certificateChain, let key = override.privateKey else {
+            throw PKIError(.missing, "the authority's server has no certificate yet")
+        }
+        return TLSConfiguration.makeServerConfiguration(certificateChain: chain, privateKey: key)
+    }
+
+    /// A list in DER under the name of its file: `issuing.crl`, `root.crl`, or after the authority's key. Nil if there
+    /// is none of that name. Read again when the file has changed: `pki revoke` beside this process counts at once.
+    func list(_ name: String) throws(PKIError) -> [UInt8]? {
+        try self.state.withLock { (state) throws(PKIError) in
+            let mark = FileMark(AuthorityDirectory.revocationListsPath(in: state.directory.path))
+            if mark == nil || mark != state.listMark {
+                var lists: [String: [UInt8]] = [:]
+                for list in try state.directory.revocationLists() {
+                    if let root = state.directory.roots.first(where: { list.isSigned(by: $0) }) {
+                        if root == state.directory.root { lists["root.crl"] = list.der }
+                    } else {
+                        lists[PublicationPoints.listName(of: list.authorityKeyIdentifier)] = list.der
+                    }
+                }
+                lists["issuing.crl"] = lists[PublicationPoints.listName(of: state.directory.issuing.keyIdentifier)]
+                state.lists = lists
+                state.listMark = mark
+            }
+            return state.lists[name]
+        }
+    }
+
+    /// The answer to an OCSP request, in DER.
+    func answer(_ bytes: [UInt8], at now: UnixTime) -> [UInt8] {
+        let (directory, responders) = self.state.withLock { ($0.directory, $0.responders) }
+        let request: OCSPRequest
+        do throws(PKIError) {
+            request = try OCSPRequest(der: bytes)
+        } catch {
+            return OCSPResponder.failure(.malformedRequest)
+        }
+        for (responder, issuing) in zip(responders, directory.issuers)
+        where request.certificates.contains(where: { responder.isResponsible(for: $0) }) {
+            do throws(PKIError) {
+                return try responder.answer(request, at: now) { (serial) throws(PKIError) in
+                    try directory.status(serial, of: issuing)
+                }
+            } catch {
+                self.logger.error("an OCSP request cannot be answered", metadata: ["reason": "\(error)"])
+                return OCSPResponder.failure(.internalError)
+            }
+        }
+        // Of nobody that is known here (RFC 5019 section 2.2.3).
+        return OCSPResponder.failure(.unauthorized)
+    }
+}
+
+/// What changes when a file is replaced or written.
+struct FileMark: Equatable {
+    private let number: Int?
+    private let size: Int?
+    private let date: Date?
+
+    init?(_ path: String) {
+        guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { return nil }
+        self.number = attributes[.systemFileNumber] as? Int
+        self.size = attributes[.size] as? Int
+        self.date = attributes[.modificationDate] as? Date
+    }
+}

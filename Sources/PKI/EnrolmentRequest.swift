@@ -1,0 +1,148 @@
+// RFC 2986 (PKCS#10), as RFC 7030 section 4.2 carries it.
+
+public import Crypto
+import Foundation
+import Identity
+import SwiftASN1
+import X509
+
+/// A certificate signing request, judged: who holds the key, and does what is asked for fit?
+///
+/// The profile decides what a certificate says. A request may ask for less, or say nothing but its key; what it asks
+/// for beyond the profile is refused rather than left out in silence, because its sender counts on it.
+public struct EnrolmentRequest: Sendable {
+    /// The longest request, in bytes of DER. A plain one takes about 250.
+    public static let maximumSize = 8_192
+
+    public let publicKey: P256.Signing.PublicKey
+
+    private let request: CertificateSigningRequest
+
+    /// Parses a request and verifies that its sender holds the key.
+    ///
+    /// - Throws: ``PKIError`` with code `too-large`, `format`, `weak-key` for anything but P-256, `algorithm` for
+    ///   another signature than ecdsa-with-SHA256, `possession` if the signature does not verify.
+    public init(der: [UInt8]) throws(PKIError) {
+        guard der.count <= Self.maximumSize else {
+            throw PKIError(.tooLarge, "a request of \(der.count) bytes; at most \(Self.maximumSize) are accepted")
+        }
+        guard let request = try? CertificateSigningRequest(derEncoded: der) else {
+            throw PKIError(.format, "not a certificate signing request (PKCS#10) in DER")
+        }
+        guard let publicKey = P256.Signing.PublicKey(request.publicKey) else {
+            throw PKIError(.weakKey, "the request's key is not a P-256 key")
+        }
+        guard request.signatureAlgorithm == .ecdsaWithSHA256 else {
+            throw PKIError(.algorithm, "the request is not signed with ecdsa-with-SHA256")
+        }
+        guard request.publicKey.isValidSignature(request.signature, for: request) else {
+            throw PKIError(.possession, "the request's signature does not prove possession of the key")
+        }
+        self.publicKey = publicKey
+        self.request = request
+    }
+
+    /// As ``init(der:)``, from a file or a body: DER, PEM, or the base64 that EST sends.
+    public init(text bytes: [UInt8]) throws(PKIError) {
+        guard bytes.count <= 2 * Self.maximumSize else {
+            throw PKIError(.tooLarge, "a request of \(bytes.count) bytes; at most \(2 * Self.maximumSize) are accepted")
+        }
+        if bytes.first == 0x30 {
+            try self.init(der: bytes)
+            return
+        }
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw PKIError(.format, "a request is DER, PEM or base64")
+        }
+        if let document = try? PEMDocument(pemString: text) {
+            guard ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"].contains(document.discriminator) else {
+                throw PKIError(.format, "'\(document.discriminator)' where a certificate signing request is expected")
+            }
+            try self.init(der: document.derBytes)
+            return
+        }
+        let digits = text.filter { !$0.isWhitespace }
+        guard !digits.isEmpty, let der = Data(base64Encoded: digits) else {
+            throw PKIError(.format, "a request is DER, PEM or base64")
+        }
+        try self.init(der: Array(der))
+    }
+
+    /// SHA-256 of the public key (X9.63): by which a repeated request is recognised.
+    public var keyHash: [UInt8] { Array(SHA256.hash(data: self.publicKey.x963Representation)) }
+
+    /// The common name that is asked for; nil if there is none.
+    public var commonName: String? {
+        self.request.subject.lazy.flatMap { $0 }.first { $0.type == .RDNAttributeType.commonName }
+            .flatMap { String($0.value) }
+    }
+
+    /// Whether everything that is asked for is what the profile gives.
+    ///
+    /// - Throws: ``PKIError`` with code `name` for another ID, SPIFFE ID or host name, `key-usage` for an authority's
+    ///   or another usage, `format` for extensions that cannot be read.
+    public func require(_ profile: CertificateProfile) throws(PKIError) {
+        let id = profile.spiffeID.id
+        let names = self.request.subject.flatMap { $0 }.filter { $0.type == .RDNAttributeType.commonName }
+        guard names.count <= 1, names.allSatisfy({ String($0.value) == id.rawValue }) else {
+            throw PKIError(.name, "the request's common name is not \(id)")
+        }
+        let extensions: Certificate.Extensions
+        do {
+            extensions = try self.request.attributes.extensionRequest?.extensions ?? Certificate.Extensions()
+        } catch {
+            throw PKIError(.format, "the request's extensions cannot be read")
+        }
+        try Self.requireNames(extensions, profile)
+        try Self.requireUsage(extensions, profile)
+    }
+
+    private static func requireNames(
+        _ extensions: Certificate.Extensions, _ profile: CertificateProfile
+    ) throws(PKIError) {
+        let names: SubjectAlternativeNames?
+        do {
+            names = try extensions.subjectAlternativeNames
+        } catch {
+            throw PKIError(.format, "the request's alternative names cannot be read")
+        }
+        for name in names ?? SubjectAlternativeNames() {
+            let isOurs =
+                switch name {
+                case .uniformResourceIdentifier(let uri): uri == profile.spiffeID.rawValue
+                case .dnsName(let name): profile.hosts.contains(.dns(name.lowercased()))
+                case .ipAddress(let bytes): profile.hosts.contains(.address(Array(bytes.bytes)))
+                default: false
+                }
+            guard isOurs else {
+                throw PKIError(.name, "the request asks for a name that is not \(profile.spiffeID)'s: \(name)")
+            }
+        }
+    }
+
+    private static func requireUsage(
+        _ extensions: Certificate.Extensions, _ profile: CertificateProfile
+    ) throws(PKIError) {
+        let constraints: BasicConstraints?
+        let usage: KeyUsage?
+        let extended: ExtendedKeyUsage?
+        do {
+            constraints = try extensions.basicConstraints
+            usage = try extensions.keyUsage
+            extended = try extensions.extendedKeyUsage
+        } catch {
+            throw PKIError(.format, "the request's extensions cannot be read")
+        }
+        if case .isCertificateAuthority = constraints {
+            throw PKIError(.keyUsage, "the request asks for an authority's certificate")
+        }
+        if let usage, usage.keyCertSign || usage.cRLSign {
+            throw PKIError(.keyUsage, "the request asks for an authority's key usage")
+        }
+        if let extended {
+            for usage in extended where usage != profile.extendedKeyUsage {
+                throw PKIError(.keyUsage, "the request asks for \(usage), which \(profile.spiffeID) does not get")
+            }
+        }
+    }
+}

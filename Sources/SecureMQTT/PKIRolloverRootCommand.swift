@@ -1,0 +1,33 @@
+import ArgumentParser
+import PKI
+
+struct PKIRolloverRootCommand: AsyncParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "rollover-root",
+        abstract: "Make a new root beside the old one, both trusted.",
+        discussion: """
+            Devices take the new root from the authority with their next renewal, over a connection that the old one \
+            vouches for. When all have it, make a new intermediate under it; when nothing under the old root is valid \
+            any more, retire the old intermediate, then the old root.
+
+            EXAMPLE
+              secure-mqtt pki rollover-root --pki /srv/energy/pki
+              secure-mqtt pki export-root /media/new --pki /srv/energy/pki --remove
+            """)
+
+    @Flag(help: "Leave the new key to file permissions alone.")
+    var unencrypted = false
+
+    @OptionGroup
+    var authority: AuthorityOptions
+
+    func run() async throws {
+        let authority = try await self.authority.openAuthority()
+        let passphrase = try self.unencrypted ? nil : authority.passphrase.map { try $0("the new root's key") }
+        let renewed = try authority.addRoot(passphrase: passphrase, at: .now)
+        let output = Terminal.standardOutput
+        output.line("Made a new root; \(renewed.roots.count) are trusted now.")
+        output.line("New root SHA256:\(renewed.root.sha256.hexadecimal)")
+        output.line("Move its key off this machine: \(renewed.rootKeyFile)")
+    }
+}

@@ -1,0 +1,199 @@
+import Foundation
+import Identity
+import PKI
+import TestSupport
+import Testing
+import X509
+
+/// New intermediates and roots beside old ones, and what binds them to their trust domain.
+@Suite struct RolloverTests {
+    let directory: TemporaryDirectory
+    let trustDomain: TrustDomain
+    let now: UnixTime = 1_800_000_000
+
+    init() throws {
+        self.directory = try TemporaryDirectory()
+        self.trustDomain = try TrustDomain("energy.example")
+    }
+
+    func create() throws -> AuthorityDirectory {
+        try AuthorityDirectory.create(self.directory.path, trustDomain: self.trustDomain, at: self.now)
+    }
+
+    func issue(_ authority: AuthorityDirectory, _ id: String) throws -> Certificate {
+        try authority.issue(
+            .auditor(try Identifier(id), in: self.trustDomain), to: SigningKey().publicKey, at: self.now)
+    }
+
+    func verifier(_ authority: AuthorityDirectory) throws -> IdentityVerifier {
+        try IdentityVerifier(
+            trustDomain: self.trustDomain, roots: authority.roots, intermediates: authority.issuers,
+            revocationLists: try authority.revocationLists(), demand: .current)
+    }
+
+    @Test("A new intermediate issues beside the old one, and each revokes its own")
+    func intermediate() throws {
+        let old = try self.create()
+        let first = try self.issue(old, "a")
+        let new = try old.addIntermediate(passphrase: nil, at: self.now)
+        let second = try self.issue(new, "b")
+        #expect(new.issuers.count == 2 && new.issuing != old.issuing && new.issuers[1] == old.issuing)
+        #expect(Array(try second.extensions.authorityKeyIdentifier?.keyIdentifier ?? []) == new.issuing.keyIdentifier)
+        for leaf in [first, second] {
+            #expect(throws: Never.self) { try self.verifier(new).verify(chain: [leaf], at: self.now) }
+        }
+        _ = try new.revoke(try Identifier("a"), reason: .superseded, at: self.now)
+        let lists = try new.revocationLists()
+        #expect(lists.count == 3)
+        #expect(lists.map(\.count) == [0, 1, 0], "root, old, new")
+        #expect(throws: PKIError(.revoked, "")) { try self.verifier(new).verify(chain: [first], at: self.now) }
+        #expect(throws: Never.self) { try self.verifier(new).verify(chain: [second], at: self.now) }
+        // Another process finds both keys.
+        let opened = try AuthorityDirectory.open(self.directory.path)
+        try opened.unlock()
+        // One who holds the root alone verifies what is issued now, with the chain that comes along.
+        let verifier = try IdentityVerifier(trustDomain: self.trustDomain, roots: [old.root])
+        #expect(throws: Never.self) { try verifier.verify(chain: [second, new.issuing], at: self.now) }
+    }
+
+    @Test("With its root offline an authority issues and revokes, but makes no intermediate until the key is back")
+    func offline() throws {
+        let authority = try self.create()
+        let away = self.directory.path("away.key")
+        try FileManager.default.moveItem(atPath: AuthorityDirectory.rootKeyPath(in: authority.path), toPath: away)
+        _ = try self.issue(authority, "a")
+        _ = try authority.revoke(try Identifier("a"), reason: .superseded, at: self.now)
+        #expect(throws: PKIError(.missing, "")) { try authority.addIntermediate(passphrase: nil, at: self.now) }
+        #expect(throws: PKIError(.signing, "")) {
+            try authority.addIntermediate(rootKey: SigningKey(), passphrase: nil, at: self.now)
+        }
+        let new = try authority.addIntermediate(rootKey: try KeyFile.read(away), passphrase: nil, at: self.now)
+        #expect(throws: Never.self) { try self.verifier(new).verify(chain: [try self.issue(new, "b")], at: self.now) }
+        #expect(try authority.renewRevocationLists(at: self.now, rootKey: try KeyFile.read(away)))
+    }
+
+    @Test("A new root is trusted beside the old one; the fleet changes over, then the old ones retire")
+    func root() throws {
+        let old = try self.create()
+        let first = try self.issue(old, "a")
+        let both = try old.addRoot(passphrase: nil, at: self.now)
+        #expect(both.roots.count == 2 && both.roots[1] == old.root)
+        #expect(throws: Never.self) { try self.verifier(both).verify(chain: [first], at: self.now) }
+        let moved = try both.addIntermediate(passphrase: nil, at: self.now)
+        let second = try self.issue(moved, "b")
+        for leaf in [first, second] {
+            #expect(throws: Never.self) { try self.verifier(moved).verify(chain: [leaf], at: self.now) }
+        }
+        let newAlone = try IdentityVerifier(trustDomain: self.trustDomain, roots: [moved.root])
+        #expect(throws: Never.self) { try newAlone.verify(chain: [second, moved.issuing], at: self.now) }
+        #expect(throws: PKIError(.unknownIssuer, "")) {
+            try newAlone.verify(chain: [first, old.issuing], at: self.now)
+        }
+        // In order: an intermediate before the root above it, and never what is in use.
+        #expect(throws: PKIError(.chain, "")) { try moved.retire(old.root.keyIdentifier) }
+        #expect(throws: PKIError(.chain, "")) { try moved.retire(moved.issuing.keyIdentifier) }
+        let alone = try moved.retire(old.issuing.keyIdentifier).retire(old.root.keyIdentifier)
+        #expect(alone.roots == [moved.root] && alone.issuers == [moved.issuing])
+        try alone.renewRevocationLists(at: self.now)
+        #expect(throws: Never.self) { try self.verifier(alone).verify(chain: [second], at: self.now) }
+    }
+
+    // MARK: Name constraints
+
+    @Test("An intermediate of one trust domain may not name parties of another: here, and for openssl")
+    func nameConstraints() async throws {
+        let root = try Authority.makeRoot(trustDomain: self.trustDomain, at: TestPKI.currentTime())
+        let issuing = try root.makeIntermediate(trustDomain: self.trustDomain, at: TestPKI.currentTime())
+        let other = try TrustDomain("other.example")
+        let leaf = try issuing.issue(
+            .auditor(try Identifier("a"), in: other), to: SigningKey().publicKey, at: TestPKI.currentTime())
+        let verifier = try IdentityVerifier(trustDomain: other, roots: [root.certificate])
+        #expect(throws: PKIError(.name, "")) {
+            try verifier.verify(chain: [leaf, issuing.certificate], at: TestPKI.currentTime())
+        }
+        let paths = try [("root", root.certificate), ("issuing", issuing.certificate), ("leaf", leaf)].map {
+            try self.directory.write($1.pemText, to: "\($0).pem")
+        }
+        let verdict = try await OpenSSL.run(["verify", "-CAfile", paths[0], "-untrusted", paths[1], paths[2]])
+        #expect(verdict.errorOutput.contains("permitted subtree violation"), "\(verdict.errorOutput)")
+    }
+
+    @Test("Certificates say where lists and answers are, if that is known")
+    func publication() async throws {
+        let authority = try AuthorityDirectory.create(
+            self.directory.path, trustDomain: self.trustDomain, at: self.now,
+            publication: try PublicationPoints("http://ca.energy.example:8080/"))
+        let path = try self.directory.write(try self.issue(authority, "a").pemText, to: "leaf.pem")
+        let text = try await OpenSSL.run(["x509", "-in", path, "-noout", "-text"]).output
+        let name = PublicationPoints.listName(of: authority.issuing.keyIdentifier)
+        #expect(text.contains("URI:http://ca.energy.example:8080/crl/\(name)"), "\(text)")
+        #expect(text.contains("OCSP - URI:http://ca.energy.example:8080/ocsp"))
+        let intermediate = try await OpenSSL.run(
+            ["x509", "-in", AuthorityDirectory.issuingPath(in: authority.path), "-noout", "-text"]
+        ).output
+        #expect(intermediate.contains("URI:http://ca.energy.example:8080/crl/root.crl"))
+        for text in ["", "ca.example", "ftp://x", "http://a b", "http://", "http://\u{FC}"] {
+            #expect(throws: PKIError(.name, "")) { try PublicationPoints(text) }
+        }
+    }
+
+    @Test("A certificate made elsewhere under our key is imported once, a foreign one never")
+    func imported() throws {
+        let authority = try self.create()
+        let issuing = try Authority(
+            certificate: authority.issuing,
+            key: try KeyFile.read(AuthorityDirectory.issuingKeyPath(in: authority.path)))
+        let leaf = try issuing.issue(
+            .auditor(try Identifier("a"), in: self.trustDomain), to: SigningKey().publicKey, at: self.now)
+        #expect(try authority.importCertificate(leaf, at: self.now, requester: "test").id.rawValue == "a")
+        #expect(throws: PKIError(.exists, "")) {
+            try authority.importCertificate(leaf, at: self.now, requester: "test")
+        }
+        #expect(throws: PKIError(.name, "")) { try self.issue(authority, "A") }
+        #expect(try authority.revoke(try Identifier("a"), reason: .superseded, at: self.now).count == 1)
+        let foreign = try TestPKI(now: self.now)
+        #expect(throws: PKIError(.unknownIssuer, "")) {
+            try authority.importCertificate(foreign.auditors[0].certificate, at: self.now, requester: "test")
+        }
+    }
+
+    // MARK: Invitations
+
+    @Test("An invitation keeps its ID for itself, and gives way to a newer one only of the same party")
+    func invitation() throws {
+        let authority = try self.create()
+        func invite(_ role: Role, _ id: String, at time: UnixTime? = nil) throws {
+            _ = try authority.invite(
+                .role(role, try Identifier(id), in: self.trustDomain), lifetime: 100, at: time ?? self.now,
+                requester: "test")
+        }
+        try invite(.auditor, "mona")
+        #expect(throws: PKIError(.name, "")) { try invite(.operator, "mona") }
+        #expect(throws: PKIError(.name, "")) { try self.issue(authority, "MONA") }
+        try invite(.auditor, "mona")
+        // Once it has expired unused, the ID is free.
+        try invite(.operator, "mona", at: self.now + 101)
+        _ = try self.issue(authority, "lena")
+        #expect(throws: PKIError(.name, "")) { try invite(.auditor, "lena") }
+        #expect(throws: PKIError(.name, "")) { try invite(.auditor, "Lena") }
+        _ = try authority.revoke(try Identifier("lena"), reason: .superseded, at: self.now)
+        try invite(.auditor, "lena")
+        for lifetime in [0, -1, AuthorityDirectory.maximumInvitationLifetime + 1] {
+            #expect(throws: PKIError(.format, "")) {
+                try authority.invite(
+                    .auditor(try Identifier("x"), in: self.trustDomain), lifetime: lifetime, at: self.now,
+                    requester: "test")
+            }
+        }
+    }
+
+    @Test("Tokens have 26 letters of an alphabet without doubles, and differ")
+    func tokens() {
+        let tokens = (0..<100).map { _ in EnrolmentToken().text }
+        #expect(Set(tokens).count == 100)
+        for token in tokens {
+            #expect(token.count == EnrolmentToken.length)
+            #expect(token.allSatisfy { "0123456789abcdefghjkmnpqrstvwxyz".contains($0) })
+        }
+    }
+}
