@@ -42,6 +42,7 @@ let package = Package(
         .library(name: "Telemetry", targets: ["Telemetry"]),
         .library(name: "LiCore", targets: ["LiCore"]),
         .library(name: "Auditor", targets: ["Auditor"]),
+        .library(name: "Enrolment", targets: ["Enrolment"]),
         .library(name: "ControlCenter", targets: ["ControlCenter"]),
     ],
     dependencies: [
@@ -121,11 +122,15 @@ let package = Package(
                 "Identity", "COSE", "Telemetry", "LiCore", "MessageBus", "MQTT", "PKI", "Storage",
                 crypto, x509, grdb, logging, lifecycle, deque, nio,
             ]),
+        // A device's side of enrolment (EST, RFC 7030): joining and renewing.
+        .target(
+            name: "Enrolment",
+            dependencies: ["Identity", "PKI", crypto, x509, asn1, nio, nioHTTP1, nioSSL, httpClient]),
         .executableTarget(
             name: "SecureMQTT",
             dependencies: [
                 "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "COSE", "PKI", "Telemetry",
-                "LiCore", "Auditor", "CertificateAuthority", "ControlCenter",
+                "LiCore", "Auditor", "CertificateAuthority", "ControlCenter", "Enrolment",
                 argumentParser, configuration, grdb, logging, lifecycle, unixSignals, nio, nioPosix, nioSSL, crypto,
                 x509, asn1,
             ]),
@@ -140,8 +145,8 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "LiCore", "Auditor", "PKI", crypto,
-                nio, x509, asn1,
+                "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "LiCore", "Auditor", "Enrolment",
+                "PKI", crypto, nio, x509, asn1,
             ],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
@@ -172,6 +177,12 @@ let package = Package(
             name: "CertificateAuthorityTests",
             dependencies: [
                 "CertificateAuthority", "PKI", "Identity", "TestSupport", crypto, x509, asn1, logging, lifecycle,
+            ]),
+        .testTarget(
+            name: "EnrolmentTests",
+            dependencies: [
+                "Enrolment", "PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509, asn1, nio, nioPosix,
+                nioHTTP1, nioSSL,
             ]),
         .testTarget(
             name: "TelemetryTests",

@@ -2,5 +2,5 @@
 public enum FuzzTargets {
     public static let all: [FuzzTarget] =
         FuzzTarget.pki + FuzzTarget.mqtt + FuzzTarget.mqttClient + FuzzTarget.broker + FuzzTarget.csv
-        + FuzzTarget.telemetry + FuzzTarget.licore
+        + FuzzTarget.telemetry + FuzzTarget.licore + FuzzTarget.enrolment
 }

@@ -193,17 +193,3 @@ final class Publisher: Sendable {
         return OCSPResponder.failure(.unauthorized)
     }
 }
-
-/// What changes when a file is replaced or written.
-struct FileMark: Equatable {
-    private let number: Int?
-    private let size: Int?
-    private let date: Date?
-
-    init?(_ path: String) {
-        guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { return nil }
-        self.number = attributes[.systemFileNumber] as? Int
-        self.size = attributes[.size] as? Int
-        self.date = attributes[.modificationDate] as? Date
-    }
-}

@@ -22,13 +22,17 @@ public struct MosquittoConfiguration: Sendable {
         public var revocationLists: String
         /// Where the access control list is written to.
         public var accessControlList: String
+        /// Where Mosquitto writes its process identifier, so that it can be told to read the lists again; nil for
+        /// nowhere.
+        public var processIdentifier: String?
         /// A folder for the sessions; must exist and belong to Mosquitto's user.
         public var persistenceDirectory: String
 
         public init(
             certificateAuthorities: String, certificateChain: String, privateKey: String, revocationLists: String,
-            accessControlList: String, persistenceDirectory: String
+            accessControlList: String, persistenceDirectory: String, processIdentifier: String? = nil
         ) {
+            self.processIdentifier = processIdentifier
             self.certificateAuthorities = certificateAuthorities
             self.certificateChain = certificateChain
             self.privateKey = privateKey
@@ -120,6 +124,7 @@ public struct MosquittoConfiguration: Sendable {
             "set_tcp_nodelay true",
             "log_dest stderr",
         ]
+        if let processIdentifier = self.files.processIdentifier { lines.append("pid_file \(processIdentifier)") }
         if let user = self.user { lines.append("user \(user)") }
         if let licore = self.licoreListener { lines += self.lines(of: licore) }
         return lines.joined(separator: "\n") + "\n"

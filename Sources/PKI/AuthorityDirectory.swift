@@ -469,6 +469,28 @@ public struct AuthorityDirectory: Sendable {
 
     // MARK: OCSP
 
+    /// A certificate in the name of a revoked party, for the one connection that ends its session at a broker which does
+    /// not look at live sessions (Mosquitto). It is recorded, but renews nothing; its key is to be thrown away.
+    ///
+    /// - Throws: ``PKIError`` with code `name` if the party has a certificate in force; those of the files.
+    public func issueTakeover(
+        _ profile: CertificateProfile, to publicKey: P256.Signing.PublicKey, at now: UnixTime
+    ) throws(PKIError) -> Certificate {
+        try self.change { (record) throws(PKIError) -> (Certificate, [UInt8]) in
+            try Self.requireHeld(profile.spiffeID, in: record)
+            guard !record.certificates(of: profile.spiffeID.id).contains(where: { $0.isInForce(at: now) }) else {
+                throw PKIError(.name, "\(profile.spiffeID.id) has a certificate that is not revoked")
+            }
+            let authority = try self.authority(self.issuing)
+            let certificate = try authority.issue(profile, to: publicKey, at: now)
+            return (
+                certificate,
+                try IssuanceRecord.takeover(
+                    certificate, of: profile.spiffeID, issuer: authority.keyIdentifier, at: now)
+            )
+        }
+    }
+
     /// A certificate for a responder that answers for one of the issuing intermediates, recorded.
     public func issueResponder(
         for issuing: Certificate, to publicKey: P256.Signing.PublicKey, at now: UnixTime, lifetime: UnixTime

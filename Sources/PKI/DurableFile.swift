@@ -125,7 +125,8 @@ package enum DurableFile {
         }
     }
 
-    private static func syncDirectory(of path: String) throws(PKIError) {
+    /// Makes durable what was created, renamed or removed beside a path.
+    package static func syncDirectory(of path: String) throws(PKIError) {
         let directory = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
         let descriptor = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard descriptor >= 0 else { throw Self.failure("cannot open the directory of", path) }

@@ -60,6 +60,24 @@ public struct IdentityVerifier: Sendable {
         self.revocations = updated
     }
 
+    /// The same, which trusts further roots and knows further intermediates too.
+    ///
+    /// - Throws: as ``init(trustDomain:roots:intermediates:revocationLists:demand:)``.
+    public func adding(roots: [Certificate], intermediates: [Certificate]) throws(PKIError) -> IdentityVerifier {
+        let heldRoots = self.roots.map(\.certificate)
+        let heldIntermediates = self.intermediates.map(\.certificate)
+        return try IdentityVerifier(
+            trustDomain: self.trustDomain, roots: heldRoots + roots.filter { !heldRoots.contains($0) },
+            intermediates: heldIntermediates + intermediates.filter { !heldIntermediates.contains($0) },
+            revocationLists: self.revocationLists, demand: self.demand)
+    }
+
+    /// The roots that are trusted.
+    public var rootCertificates: [Certificate] { self.roots.map(\.certificate) }
+
+    /// The intermediates that are known.
+    public var intermediateCertificates: [Certificate] { self.intermediates.map(\.certificate) }
+
     /// The revocation lists in force.
     public var revocationLists: [RevocationList] { self.revocations.all }
 

@@ -114,6 +114,7 @@ public struct AuthorityEvent: Sendable {
 /// | `invited` | an ID may be certified once by a token, of which only the hash is here |
 /// | `renewal-allowed` | an ID may be renewed with an expired certificate, once, until a time |
 /// | `responder` | a certificate for the OCSP responder |
+/// | `takeover` | a certificate of a minute in the name of a revoked party, which ended its session at a Mosquitto |
 struct IssuanceRecord: Sendable {
     fileprivate struct Line: Codable {
         var event: String
@@ -237,7 +238,7 @@ struct IssuanceRecord: Sendable {
             guard let text = line.spiffeID, let spiffeID = try? SPIFFEID(text), let expires = line.expires
             else { return false }
             self.allowances[spiffeID.id.folded] = RenewalAllowance(spiffeID: spiffeID, expiresAt: expires)
-        case "responder": break
+        case "responder", "takeover": break
         default: return false
         }
         return true
@@ -314,6 +315,16 @@ struct IssuanceRecord: Sendable {
             Line(
                 event: "responder", time: now, serial: certificate.serialBytes.hexadecimal,
                 notBefore: certificate.notBefore, notAfter: certificate.notAfter,
+                sha256: certificate.sha256.hexadecimal, issuer: issuer.hexadecimal))
+    }
+
+    static func takeover(
+        _ certificate: Certificate, of spiffeID: SPIFFEID, issuer: [UInt8], at now: UnixTime
+    ) throws(PKIError) -> [UInt8] {
+        try Self.encode(
+            Line(
+                event: "takeover", time: now, serial: certificate.serialBytes.hexadecimal,
+                spiffeID: spiffeID.rawValue, notBefore: certificate.notBefore, notAfter: certificate.notAfter,
                 sha256: certificate.sha256.hexadecimal, issuer: issuer.hexadecimal))
     }
 

@@ -24,7 +24,8 @@ public struct AdmittedPeer: Hashable, Sendable {
 /// each handshake with the peer's leaf certificate, and again for live sessions whenever revocation lists change.
 ///
 /// It checks the leaf's own rules (version, key, algorithm, names, usage, trust domain), validity at the given time,
-/// and revocation. It does not verify signatures. Synchronous, fast enough for an event loop, safe from any thread.
+/// and revocation: of the leaf, and of the intermediate that issued it if that is one of the authorities given. It does
+/// not verify signatures. Synchronous, fast enough for an event loop, safe from any thread.
 public final class PeerGate: Sendable {
     /// The most certificates whose contents are remembered.
     public static let cacheCapacity = 4_096
@@ -32,13 +33,42 @@ public final class PeerGate: Sendable {
     public let trustDomain: TrustDomain
     public let demand: RevocationDemand
 
+    /// A known intermediate's own certificate, as revocation lists name it.
+    private struct Intermediate: Sendable {
+        let subject: String
+        let serialNumber: [UInt8]
+        let issuerKeyIdentifier: [UInt8]
+    }
+
     private struct Trust {
         var authorities: [AuthorityRules]
+        /// By their key identifiers. A key may have been certified more than once.
+        var intermediates: [[UInt8]: [Intermediate]] = [:]
         var revocations: RevocationIndex
         /// Counts ``replaceTrust(roots:intermediates:revocationLists:)``.
         var epoch = 0
         /// Key identifiers of those behind which peers of an earlier epoch may stay.
         var issuers: Set<[UInt8]> = []
+
+        init(
+            _ authorities: [AuthorityRules], _ revocations: RevocationIndex, epoch: Int = 0,
+            issuers: Set<[UInt8]> = []
+        ) throws(PKIError) {
+            self.authorities = authorities
+            self.revocations = revocations
+            self.epoch = epoch
+            self.issuers = issuers
+            for authority in authorities where authority.certificate.issuer != authority.certificate.subject {
+                let issuer = try CommonRules.parsed(authority.certificate, "authority key identifier") {
+                    try authority.certificate.extensions.authorityKeyIdentifier
+                }
+                guard let identifier = issuer?.keyIdentifier else { continue }
+                self.intermediates[authority.keyIdentifier, default: []].append(
+                    Intermediate(
+                        subject: "\(authority.certificate.subject)", serialNumber: authority.certificate.serialBytes,
+                        issuerKeyIdentifier: Array(identifier)))
+            }
+        }
     }
 
     private let trust: Mutex<Trust>
@@ -60,7 +90,7 @@ public final class PeerGate: Sendable {
         }
         var index = RevocationIndex()
         try index.add(revocationLists, authorities: rules, strict: false)
-        self.trust = Mutex(Trust(authorities: rules, revocations: index))
+        self.trust = Mutex(try Trust(rules, index))
         self.cache = Mutex(Generations(capacity: Self.cacheCapacity))
     }
 
@@ -102,8 +132,8 @@ public final class PeerGate: Sendable {
         }
         var index = RevocationIndex()
         try index.add(revocationLists, authorities: rules, strict: false)
-        self.trust.withLock { trust in
-            trust = Trust(authorities: rules, revocations: index, epoch: trust.epoch + 1, issuers: issuers)
+        try self.trust.withLock { (trust) throws(PKIError) in
+            trust = try Trust(rules, index, epoch: trust.epoch + 1, issuers: issuers)
         }
     }
 
@@ -132,7 +162,8 @@ public final class PeerGate: Sendable {
         return peer
     }
 
-    /// Whether a peer that was let in may stay: validity, revocation, and an issuer that is still trusted.
+    /// Whether a peer that was let in may stay: validity, revocation, also of its intermediate, and an issuer that is
+    /// still trusted.
     ///
     /// - Throws: ``PKIError`` with code `not-yet-valid`, `expired`, `revoked`, `crl-missing`, `crl-expired` or
     ///   `unknown-issuer`.
@@ -145,6 +176,19 @@ public final class PeerGate: Sendable {
             try trust.revocations.requireGood(
                 peer.serialNumber, issuer: peer.issuerKeyIdentifier, subject: peer.identity.description, at: now,
                 demand: self.demand)
+            // One certificate of the intermediate's key that stands is enough.
+            var objection: PKIError?
+            for intermediate in trust.intermediates[peer.issuerKeyIdentifier] ?? [] {
+                do throws(PKIError) {
+                    try trust.revocations.requireGood(
+                        intermediate.serialNumber, issuer: intermediate.issuerKeyIdentifier,
+                        subject: intermediate.subject, at: now, demand: self.demand)
+                    return
+                } catch {
+                    objection = error
+                }
+            }
+            if let objection { throw objection }
         }
     }
 }

@@ -17,7 +17,9 @@ struct AuditorCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "auditor",
         abstract: "Read meters, sign the readings, and send them until the control center has receipted them.",
-        subcommands: [AuditorRunCommand.self, AuditorStatusCommand.self])
+        subcommands: [
+            AuditorJoinCommand.self, AuditorRunCommand.self, AuditorStatusCommand.self, AuditorRenewCommand.self,
+        ])
 }
 
 /// `secure-mqtt auditor run`.
@@ -39,6 +41,7 @@ struct AuditorRunCommand: AsyncParsableCommand {
                   --cert home-1.pem --key home-1.key --trust root.pem --trust-domain energy.example \\
                   --state ./home-1 --simulate --speed 900
 
+            A certificate that is renewed (auditor.authority, secure-mqtt auditor renew, or a person) is taken at once.
             What is signed is kept in the state directory until a verified receipt covers it; the same command
             goes on where it ended. A state directory belongs to one auditor and one source.
             """)
@@ -125,21 +128,13 @@ struct AuditorRunCommand: AsyncParsableCommand {
             throw CommandError(
                 .usage, "say who the auditor is: --config FILE, or --id, --cert, --key and --trust")
         }
-        let trust = try settings.trust.makeVerifier()
-        let chain = try CertificateFile.read(auditor.certificate)
-        let identity = try trust.verify(chain: chain, at: .now, roles: [.auditor])
-        guard identity.spiffeID.id == auditor.id else {
-            throw CommandError(
-                .configuration, "the certificate is of \(identity.spiffeID.id), not of \(auditor.id)")
-        }
-        let key = try KeyFile.read(auditor.key)
-        let signer = try CertificateSigner(identity, key: key)
+        let device = try DeviceIdentity(settings, auditor)
+        let (identity, trust) = (device.identity, device.trust)
         let source = try self.source(auditor)
         if auditor.format == .licore {
-            return try await self.runLiCore(settings, auditor, chain: chain, key: key, source: source)
+            return try await self.runLiCore(settings, auditor, device, source: source)
         }
-        let bus = try ServerParts(settings).makeClientBus(
-            chain: chain, key: key, subscriptions: AuditorService.subscriptions(for: auditor.id))
+        let bus = try RenewableClientBus(try device.clientConfiguration())
         var configuration = AuditorConfiguration(
             certificateChain: [identity.certificate, identity.intermediate].map(\.der))
         configuration.statementInterval = Int64(auditor.statementInterval) * 1_000_000_000
@@ -148,18 +143,21 @@ struct AuditorRunCommand: AsyncParsableCommand {
         var options = AuditorService.Options()
         options.speed = try self.replaySpeed(auditor)
         options.drains = self.exit
+        options.keepRevocationList = { list in device.keep(list, bus: bus) }
         if self.exit, auditor.source == "simulated", self.count == nil {
             throw CommandError(.usage, "--exit: a simulated home has no end; say how long it lives with --count")
         }
         let service = try AuditorService(
             bus: bus, source: source, outbox: try SQLiteOutbox(directory: auditor.state, owner: identity.spiffeID),
-            configuration: configuration, signer: signer, trust: trust, options: options)
-        try await self.run(service, bus)
+            configuration: configuration, signer: try CertificateSigner(identity, key: device.key), trust: trust,
+            options: options)
+        try await self.run(service, bus, renewal: device.makeRenewal(of: service, bus: bus))
     }
 
-    /// In the original's format: for a database client of the original's. There are no receipts.
+    /// In the original's format: for a database client of the original's. There are no receipts, and the certificate
+    /// does not renew itself: it is pinned.
     private func runLiCore(
-        _ settings: InstallationConfiguration, _ auditor: AuditorSettings, chain: [Certificate], key: SigningKey,
+        _ settings: InstallationConfiguration, _ auditor: AuditorSettings, _ device: DeviceIdentity,
         source: any MeterSource
     ) async throws {
         var options = LiCoreAuditorService.Options()
@@ -178,8 +176,10 @@ struct AuditorRunCommand: AsyncParsableCommand {
                 .configuration,
                 "auditor.controller and auditor.controller-certificate belong together: set both or none")
         }
+        let key = device.key
         let bus = try ServerParts(settings).makeClientBus(
-            chain: chain, key: key, subscriptions: LiCoreAuditorService.subscriptions(for: auditor.id))
+            chain: [device.identity.certificate, device.identity.intermediate], key: key,
+            subscriptions: LiCoreAuditorService.subscriptions(for: auditor.id))
         let service = try LiCoreAuditorService(
             bus: bus, source: source, id: auditor.id, directory: auditor.state,
             sign: { try key.sign(prehashed: $0) }, options: options)
@@ -204,12 +204,15 @@ struct AuditorRunCommand: AsyncParsableCommand {
         }
     }
 
-    private func run(_ service: AuditorService, _ bus: MQTTClientBus) async throws {
+    private func run(
+        _ service: AuditorService, _ bus: RenewableClientBus, renewal: RenewalService
+    ) async throws {
         let start = ContinuousClock.now
         let group = ServiceGroup(
             configuration: ServiceGroupConfiguration(
                 services: [
                     .init(service: bus),
+                    .init(service: renewal),
                     .init(service: service, successTerminationBehavior: .gracefullyShutdownGroup),
                 ],
                 gracefulShutdownSignals: [.sigterm, .sigint], logger: Logger(label: "auditor")))
@@ -404,12 +407,29 @@ struct AuditorStatusCommand: AsyncParsableCommand {
 
     func run() async throws {
         var directory = self.state
-        if directory == nil { directory = try await self.configuration.load().auditor?.state }
+        var settings: InstallationConfiguration?
+        if directory == nil {
+            settings = try await self.configuration.load()
+            directory = settings?.auditor?.state
+        }
         guard let directory else {
             throw CommandError(.usage, "say whose: --config FILE or --state DIR")
         }
-        let outbox = try SQLiteOutbox(reading: directory)
-        let status = try Status(outbox)
+        let certificate = settings.flatMap { CertificateStatus($0, at: .now) }
+        let outbox: SQLiteOutbox
+        do {
+            outbox = try SQLiteOutbox(reading: directory)
+        } catch {
+            // Before the first run there is a certificate, and nothing else.
+            guard let certificate, error.code == .io, !FileManager.default.fileExists(atPath: directory) else {
+                throw error
+            }
+            guard !self.json else { return try Terminal.standardOutput.json(certificate) }
+            var table = Table("what", "value")
+            certificate.add(to: &table)
+            return Terminal.standardOutput.table(table)
+        }
+        let status = try Status(outbox, certificate)
         guard !self.json else {
             try Terminal.standardOutput.json(status)
             return
@@ -417,6 +437,7 @@ struct AuditorStatusCommand: AsyncParsableCommand {
         let output = Terminal.standardOutput
         var table = Table("what", "value")
         table.add(["auditor", "\(status.auditor)"])
+        status.certificate?.add(to: &table)
         table.add(["stream", "\(status.stream ?? "none yet")"])
         table.add(["newest message", "\(status.sequence)"])
         table.add(["without receipt", "\(status.unreceipted) (\(status.unreceiptedBytes) bytes)"])
@@ -440,6 +461,7 @@ struct AuditorStatusCommand: AsyncParsableCommand {
     /// What `--json` says.
     private struct Status: Encodable {
         let auditor: String
+        let certificate: CertificateStatus?
         let stream: String?
         let sequence: Int64
         let unreceipted: Int
@@ -464,7 +486,7 @@ struct AuditorStatusCommand: AsyncParsableCommand {
         }
 
         enum CodingKeys: String, CodingKey {
-            case auditor, stream, sequence, unreceipted, kept
+            case auditor, certificate, stream, sequence, unreceipted, kept
             case unreceiptedBytes = "unreceipted_bytes"
             case oldestUnreceipted = "oldest_unreceipted"
             case lastReceipt = "last_receipt"
@@ -472,8 +494,9 @@ struct AuditorStatusCommand: AsyncParsableCommand {
             case newestDeadLetters = "newest_dead_letters"
         }
 
-        init(_ outbox: SQLiteOutbox) throws {
+        init(_ outbox: SQLiteOutbox, _ certificate: CertificateStatus?) throws {
             self.auditor = try outbox.owner()
+            self.certificate = certificate
             self.stream = outbox.state?.stream.description
             self.sequence = outbox.state?.lastSequence ?? 0
             self.unreceipted = outbox.summary.unreceipted

@@ -2,6 +2,7 @@ import ArgumentParser
 import Auditor
 import CertificateAuthority
 import ControlCenter
+import Enrolment
 import Foundation
 import Identity
 import LiCore
@@ -27,6 +28,8 @@ struct ExitStatus: Hashable, Sendable {
     static let cannotCreate = ExitStatus(code: 73)
     /// EX_IOERR: reading or writing failed.
     static let io = ExitStatus(code: 74)
+    /// EX_PROTOCOL: another party answers what it should not.
+    static let protocolError = ExitStatus(code: 76)
     /// EX_NOPERM: permissions are too wide or too narrow.
     static let permission = ExitStatus(code: 77)
     /// EX_CONFIG: the configuration is wrong.
@@ -57,6 +60,7 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as OutboxError: self.init(Self.status(of: error), error.reason)
         case let error as AuthorityClient.Failure:
             self.init(error.status == nil ? .unavailable : .badData, error.description)
+        case let error as EnrolmentError: self.init(Self.status(of: error), error.reason)
         default: self.init(.software, Self.oneLine("\(error)"))
         }
     }
@@ -65,7 +69,7 @@ struct CommandError: Error, CustomStringConvertible {
     static func exit(with error: any Error) -> Never {
         switch error {
         case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
-            is MeterSourceError, is OutboxError, is LiCoreError, is AuthorityClient.Failure:
+            is MeterSourceError, is OutboxError, is LiCoreError, is AuthorityClient.Failure, is EnrolmentError:
             Self(error).exit()
         default:
             // Help and version are ArgumentParser's to tell; so is a plain exit code.
@@ -135,6 +139,18 @@ struct CommandError: Error, CustomStringConvertible {
         case .locked: .unavailable
         case .io, .full: .io
         default: .badData
+        }
+    }
+
+    private static func status(of error: EnrolmentError) -> ExitStatus {
+        switch error.code {
+        case .address: .usage
+        case .fingerprint: .badData
+        case .unreachable, .busy: .unavailable
+        case .untrusted, .token, .forbidden: .permission
+        case .conflict: .cannotCreate
+        case .clock: .configuration
+        default: .protocolError
         }
     }
 

@@ -174,6 +174,8 @@ extension InstallationConfiguration {
             certificate: try values.requiredPath(.auditorCertificate),
             key: try values.requiredPath(.auditorKey),
             state: values.path(.auditorState) ?? values.resolve("state"),
+            authority: values.string(.auditorAuthority),
+            keepsKey: try values.bool(.auditorKeepKey, default: false),
             source: source == "simulated" ? source : values.path(.auditorSource) ?? source,
             meter: try values.value(.auditorMeter, default: "main") { (text) throws(IdentityError) in
                 try MeterName(text)

@@ -73,6 +73,8 @@ struct InstallationConfiguration: Sendable {
         case auditorCertificate = "auditor.certificate"
         case auditorKey = "auditor.key"
         case auditorState = "auditor.state"
+        case auditorAuthority = "auditor.authority"
+        case auditorKeepKey = "auditor.keep-key"
         case auditorSource = "auditor.source"
         case auditorMeter = "auditor.meter"
         case auditorColumns = "auditor.columns"
@@ -221,6 +223,10 @@ struct AuditorSettings: Sendable {
     let key: String
     /// The folder of the outbox. Default `state`.
     let state: String
+    /// The authority that renews the certificate, `https://HOST:PORT`; nil, the default, for none.
+    let authority: String?
+    /// Whether a renewal keeps the key. Default false: a new key each time.
+    let keepsKey: Bool
     /// `simulated`, the default, or the path of a CSV file.
     let source: String
     /// The name of the meter. Default `main`.

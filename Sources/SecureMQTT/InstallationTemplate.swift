@@ -109,7 +109,13 @@ enum InstallationTemplate {
     }
 
     /// For one auditor's device.
-    static func auditor(trustDomain: String, id: String, host: String, port: Int) -> String {
+    ///
+    /// - Parameters:
+    ///   - authority: who renews the certificate; nil if nobody does by itself.
+    ///   - meter: the name of its meter; nil for the default.
+    static func auditor(
+        trustDomain: String, id: String, host: String, port: Int, authority: String? = nil, meter: String? = nil
+    ) -> String {
         """
         # secure-mqtt: auditor \(id) of \(trustDomain).
         # Paths are relative to this file. Every key can also be set by an environment variable
@@ -130,11 +136,15 @@ enum InstallationTemplate {
           id: \(id)
           certificate: auditor.pem
           key: auditor.key
+          # Who renews the certificate, in time and by itself; nobody unless set.
+          \(authority.map { "authority: \($0)" } ?? "#authority: https://ca.example.org:8443")
+          # Keep the key when the certificate is renewed, instead of making a new one.
+          #keep-key: false
           # The outbox. Never copy it to a second device.
           #state: state
           # 'simulated' is a home that does not exist; otherwise a CSV file.
           #source: simulated
-          #meter: main
+          \(meter.map { "meter: \($0)" } ?? "#meter: main")
           # For CSV files that are plain time series: NAME=QUANTITY:UNIT, and the seconds that a record covers.
           #columns: [GC=consumption:kWh]
           #interval: 1800

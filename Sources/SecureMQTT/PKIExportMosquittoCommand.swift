@@ -56,7 +56,8 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
         let files = MosquittoConfiguration.Files(
             certificateAuthorities: "\(folder)/root.pem", certificateChain: "\(folder)/broker.pem",
             privateKey: "\(folder)/broker.key", revocationLists: "\(folder)/crl.pem",
-            accessControlList: "\(folder)/acl", persistenceDirectory: "\(folder)/sessions")
+            accessControlList: "\(folder)/acl", persistenceDirectory: "\(folder)/sessions",
+            processIdentifier: "\(folder)/mosquitto.pid")
         let listen = configuration.broker.listen
         var mosquitto = MosquittoConfiguration(
             files: files, port: configuration.broker.port,

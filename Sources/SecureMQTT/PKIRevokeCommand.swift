@@ -9,11 +9,14 @@ struct PKIRevokeCommand: AsyncParsableCommand {
         commandName: "revoke",
         abstract: "Revoke all certificates of an ID, or renew the revocation lists.",
         discussion: """
-            Writes a new crl.pem. Running servers that read that file apply it within a second, Mosquitto when it restarts.
+            Writes a new crl.pem. Running servers that read that file apply it within a second. For a Mosquitto whose \
+            files pki export-mosquitto wrote, name their folder: its lists are replaced, it is told to read them, and \
+            the live sessions of the revoked end.
 
             EXAMPLES
               secure-mqtt pki revoke mona --reason key-compromise --pki /srv/energy/pki
               secure-mqtt pki revoke mona --ca https://ca.energy.example:8443 --as operators/olga
+              secure-mqtt pki revoke mona --config /srv/energy/secure-mqtt.yaml --mosquitto /etc/mosquitto/energy
               secure-mqtt pki revoke --lists-only --root-key /media/offline/root.key --pki /srv/energy/pki
             """)
 
@@ -28,6 +31,10 @@ struct PKIRevokeCommand: AsyncParsableCommand {
 
     @Flag(help: "Revoke nothing; make the lists anew, before they are due.")
     var listsOnly = false
+
+    @Option(
+        help: ArgumentHelp("The folder of a Mosquitto, as pki export-mosquitto wrote it.", valueName: "dir"))
+    var mosquitto: String?
 
     @OptionGroup
     var authority: AuthorityOptions
@@ -71,11 +78,43 @@ struct PKIRevokeCommand: AsyncParsableCommand {
                 output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
             }
             output.line("Wrote \(path).")
+            try await self.tellMosquitto(authority, ending: Set(revoked.map(\.spiffeID)))
         } else {
             let withRoot = try authority.renewRevocationLists(
                 at: .now,
                 rootKey: try self.rootKey.map { try KeyFile.read($0, passphrase: authority.passphrase) })
             output.line("Wrote \(path)\(withRoot ? "" : "; the root's list stays, its key is not here").")
+            try await self.tellMosquitto(authority, ending: [])
+        }
+    }
+
+    private func tellMosquitto(_ authority: AuthorityDirectory, ending parties: Set<SPIFFEID>) async throws {
+        guard let mosquitto else { return }
+        let settings = try await self.authority.configuration.load()
+        let takeover = MosquittoTakeover(
+            folder: mosquitto, host: settings.broker.host, port: settings.broker.port, roots: authority.roots,
+            gate: try settings.trust.makeGate())
+        let output = Terminal.standardOutput
+        let lists = try CertificateFile.readRevocationLists(
+            AuthorityDirectory.revocationListsPath(in: authority.path))
+        guard try takeover.reload(lists) else {
+            throw CommandError(
+                .unavailable,
+                "Mosquitto does not run as \(mosquitto)/mosquitto.pid says: send it a SIGHUP, and restart it to end live sessions"
+            )
+        }
+        output.line("Mosquitto reads \(mosquitto)/crl.pem again.")
+        guard !parties.isEmpty else { return }
+        for party in parties.sorted(by: { $0.rawValue < $1.rawValue }) {
+            do {
+                try await takeover.end(sessionOf: party, by: authority, at: .now)
+            } catch {
+                throw CommandError(
+                    .unavailable,
+                    "\(party) is revoked, but its live session at Mosquitto could not be ended: \(error); restart Mosquitto"
+                )
+            }
+            output.line("Ended the session of \(party.id), if there was one.")
         }
     }
 }

@@ -21,6 +21,8 @@ struct Desk {
     /// What every commit fails with.
     var failure: OutboxError?
     var commits = 0
+    /// The numbers of revocation lists that were to be kept.
+    var keptLists: [UInt64] = []
 
     static let pki = Result { try TestPKI(auditors: ["home-1", "home-2"]) }
 
@@ -46,6 +48,13 @@ struct Desk {
                 try trust.verify(
                     chain: self.pki.controlCenter.chain, at: self.pki.now))
         }
+    }
+
+    /// Gives the auditor another certificate.
+    mutating func renew(_ party: TestPKI.Party) throws {
+        let identity = try self.pki.verifier().verifyAtIssue(der: party.chainDER)
+        self.step(
+            .renewed(try CertificateSigner(identity, key: party.key), certificateChain: party.chainDER))
     }
 
     /// The machine anew, with what is on disk: as after a crash.
@@ -78,6 +87,7 @@ struct Desk {
                         Issue.record(error)
                     }
                 case .publish(let publication): self.sent.append(publication)
+                case .keep(let list): self.keptLists.append(list.number)
                 case .raise(let alarm): self.alarms.append(alarm)
                 case .clear(let kind): self.cleared.append(kind)
                 }
@@ -150,6 +160,9 @@ struct Center {
     var stored: [Envelope] = []
     /// What it refuses, and why, by number.
     var refusals: [Int64: Reason] = [:]
+    /// Certificates whose messages it refuses.
+    var revoked: Set<CertificateHash> = []
+    var hellos = 0
 
     init(_ desk: Desk) throws {
         self.pki = desk.pki
@@ -202,9 +215,13 @@ struct Center {
     /// Stores, or refuses, one message.
     mutating func receive(_ bytes: [UInt8]) throws -> [[UInt8]] {
         let envelope = try Envelope.decode(bytes)
-        if let hello = envelope.hello { return [try self.answer(hello)] }
+        if let hello = envelope.hello {
+            self.hellos += 1
+            return [try self.answer(hello)]
+        }
         let position = try #require(envelope.position)
-        if let reason = self.refusals[position.sequence] {
+        let isRevoked = self.revoked.contains(envelope.certificateHash)
+        if let reason = isRevoked ? .revoked : self.refusals[position.sequence] {
             return [
                 try self.sign(
                     Receipts(

@@ -123,4 +123,35 @@ import X509
         }
         #expect(throws: PKIError(.revoked, "")) { try gate.requireStanding(peer, at: self.now) }
     }
+
+    @Test("Who was issued by a revoked intermediate is refused, also in a live session")
+    func revokedIntermediate() throws {
+        let party = try self.pki.auditor("auditor-1")
+        let gate = try self.pki.gate()
+        let peer = try gate.admit(leaf: party.certificate.der, at: self.now)
+        let revoked = try self.pki.root.makeRevocationList(
+            number: 2,
+            entries: [.init(self.pki.intermediate.certificate, revokedAt: self.now, reason: .caCompromise)],
+            at: self.now)
+        try gate.update([revoked])
+        #expect(throws: PKIError(.revoked, "")) { try gate.requireStanding(peer, at: self.now) }
+        #expect(throws: PKIError(.revoked, "")) { try gate.admit(leaf: party.certificate.der, at: self.now) }
+    }
+
+    @Test("One certificate of the intermediate's key that is not revoked is enough")
+    func reissuedIntermediate() throws {
+        let again = try self.pki.root.makeIntermediate(
+            trustDomain: self.pki.trustDomain, key: self.pki.intermediate.key, at: self.now)
+        let gate = try PeerGate(
+            trustDomain: self.pki.trustDomain,
+            authorities: [self.pki.root.certificate, self.pki.intermediate.certificate, again.certificate],
+            revocationLists: try self.pki.revocationLists())
+        try gate.update([
+            try self.pki.root.makeRevocationList(
+                number: 2,
+                entries: [.init(self.pki.intermediate.certificate, revokedAt: self.now, reason: .superseded)],
+                at: self.now)
+        ])
+        _ = try gate.admit(leaf: self.pki.auditor("auditor-1").certificate.der, at: self.now)
+    }
 }

@@ -34,7 +34,7 @@ struct MosquittoTests {
         return (exit, process.output + process.errorOutput)
     }
 
-    @Test func `what applies of the attacks is refused`() async throws {
+    @Test("What applies of the attacks is refused") func appliesAttacksRefused() async throws {
         let plant = try await Plant(.mosquitto, file: "")
         try await plant.start(.broker)
         try await plant.start(.controlCenter)
@@ -88,7 +88,7 @@ struct MosquittoTests {
         #expect(try await plant.stop(), "\(plant.logs)")
     }
 
-    @Test func `nobody hears what is meant for another`() async throws {
+    @Test("Nobody hears what is meant for another") func nobodyHearsMeant() async throws {
         let readings = Readings(instants: 50, seed: 2)
         let plant = try await Plant(.mosquitto, file: readings.file)
         try await plant.start(.broker)
@@ -106,7 +106,9 @@ struct MosquittoTests {
         #expect(try await plant.stop(), "\(plant.logs)")
     }
 
-    @Test func `a backlog of 5,000 waits for the control center, whoever takes its client ID`() async throws {
+    @Test("A backlog of 5,000 waits for the control center, whoever takes its client ID") func backlog5000()
+        async throws
+    {
         let plant = try await Plant(.mosquitto, file: "")
         try await plant.start(.broker)
         // Once, so that its session exists.
@@ -127,6 +129,52 @@ struct MosquittoTests {
         #expect(try plant.query("SELECT count(*) FROM readings", as: Int.self) == 5_000)
         #expect(try plant.query("SELECT count(*) FROM gaps", as: Int.self) == 0)
         #expect(try await plant.stop(), "\(plant.logs)")
+    }
+
+    @Test("A revoked auditor's live session at Mosquitto ends for good, and others stay") func revokedAuditorS()
+        async throws
+    {
+        let plant = try await Plant(.mosquitto, file: "")
+        try await plant.start(.broker)
+        let broker = try #require(plant.process(.broker))
+        try await plant.start(.controlCenter)
+        var homes: [ChildProcess] = []
+        for id in [Plant.auditor, Plant.intruder] {
+            homes.append(
+                try Program.start([
+                    "auditor", "run", "--config", "\(plant.site)/auditors/\(id)/secure-mqtt.yaml", "--simulate",
+                    "--set", "auditor.statement-interval=1",
+                ]))
+            try await plant.waitFor(
+                1,
+                "SELECT count(*) FROM statement WHERE auditor = (SELECT number FROM auditor WHERE id = '\(id)')")
+        }
+        let revoked = try await Program.run([
+            "pki", "revoke", Plant.auditor, "--config", "\(plant.site)/secure-mqtt.yaml", "--mosquitto",
+            "\(plant.site)/mosquitto",
+        ])
+        #expect(revoked.status == 0, "\(revoked.errorOutput)")
+        #expect(revoked.output.contains("Ended the session of \(Plant.auditor)"))
+        try await broker.waitForOutput("Client \(Plant.auditor) already connected, closing old connection")
+        // It tries to come back, and its certificate is on the list.
+        try await broker.waitForOutput("certificate verify failed")
+        #expect(!broker.errorOutput.contains("Client \(Plant.intruder) closed"))
+        #expect(!broker.errorOutput.contains("Client \(Plant.intruder) already"))
+        for home in homes { home.kill() }
+        #expect(try await plant.stop(), "\(plant.logs)")
+    }
+
+    @Test("A Mosquitto that does not run cannot be told, and that is said") func mosquittoDoesNot() async throws {
+        let plant = try await Plant(.mosquitto, file: "")
+        let revoked = try await Program.run([
+            "pki", "revoke", Plant.auditor, "--config", "\(plant.site)/secure-mqtt.yaml", "--mosquitto",
+            "\(plant.site)/mosquitto",
+        ])
+        #expect(revoked.status == 69, "\(revoked.errorOutput)")
+        #expect(revoked.errorOutput.contains("SIGHUP"))
+        // The lists are in their place for its next start.
+        let lists = try CertificateFile.readRevocationLists("\(plant.site)/mosquitto/crl.pem")
+        #expect(lists.contains { $0.count == 1 })
     }
 
     /// Publishes a hello and so many statements as the auditor, without waiting for an answer of the control center.

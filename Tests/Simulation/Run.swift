@@ -10,6 +10,7 @@ enum Run {
         var readings = 0
         var forks = 0
         var restarts = 0
+        var renewals = 0
         /// By word, over all auditors.
         var alarms: [String: Int] = [:]
         var refusals: [Reason: Int] = [:]
@@ -20,6 +21,7 @@ enum Run {
             a.readings += b.readings
             a.forks += b.forks
             a.restarts += b.restarts
+            a.renewals += b.renewals
             a.alarms.merge(b.alarms, uniquingKeysWith: +)
             a.refusals.merge(b.refusals, uniquingKeysWith: +)
         }
@@ -35,6 +37,7 @@ enum Run {
         outcome.readings = world.checker.center.readings.values.reduce(0) { $0 + $1.reduce(0, +) }
         outcome.forks = world.checker.center.forks
         outcome.restarts = world.checker.center.restarts
+        outcome.renewals = world.checker.renewals
         outcome.refusals = world.checker.center.refusals
         for auditor in world.auditors { outcome.alarms.merge(auditor.alarms, uniquingKeysWith: +) }
         return outcome
@@ -63,7 +66,7 @@ enum Run {
     }
 
     /// How many scenarios share the minutes of a soak, two at a time.
-    private static let scenarios = 10.0
+    private static let scenarios = 13.0
 
     /// New seeds for so long; the only thing here that knows the real time.
     private static func soak(_ scenario: Scenario, minutes: Double) throws -> Outcome {

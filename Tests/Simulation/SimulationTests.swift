@@ -109,6 +109,43 @@ struct SimulationTests {
         #expect(outcome.forks == 0)
     }
 
+    /// Certificates that live for a few minutes, and are exchanged at random, some too late.
+    private static func lives(_ name: String, _ rates: [Faults.Kind: Double]) -> Scenario {
+        var scenario = Scenario(name, rates: rates)
+        scenario.auditors = 3
+        scenario.lifetime = 200
+        scenario.rates[.renewal] = 0.006
+        return scenario
+    }
+
+    @Test("Certificates that are renewed, in time or too late, lose nothing and double nothing")
+    func renewals() throws {
+        let outcome = try Self.passes(Self.lives("renewals", [.disconnect: 0.005]), seeds: 0..<20)
+        #expect(outcome.renewals > 100)
+        #expect(outcome.refusals[.expired] ?? 0 > 0)
+        #expect(outcome.restarts == 0)
+        #expect(outcome.forks == 0)
+    }
+
+    @Test("It is the same in bad weather")
+    func renewalsInWeather() throws {
+        let outcome = try Self.passes(Self.lives("renewals, bad weather", Self.weather), seeds: 0..<20)
+        #expect(outcome.refusals[.expired] ?? 0 > 0)
+        #expect(outcome.restarts == 0)
+        #expect(outcome.forks == 0)
+    }
+
+    @Test("Nothing of a revoked auditor is stored from then on; invited anew, it has lost nothing")
+    func revocations() throws {
+        var rates = Self.weather
+        rates[.revocation] = 0.003
+        let outcome = try Self.passes(Self.lives("revocations, bad weather", rates), seeds: 0..<20)
+        #expect(outcome.refusals[.revoked] ?? 0 > 0)
+        #expect(outcome.alarms["revoked"] ?? 0 > 0)
+        #expect(outcome.alarms["dead-letter"] ?? 0 == 0)
+        #expect(outcome.forks == 0)
+    }
+
     @Test("Nothing is lost when everything goes wrong at once")
     func everything() throws {
         var scenario = Scenario(

@@ -70,6 +70,12 @@ public struct Alarm: Hashable, Sendable, CustomStringConvertible {
         public static let source = Kind(description: "source")
         /// The key does not sign.
         public static let signing = Kind(description: "signing")
+        /// The auditor's own certificate is revoked; nothing is sent.
+        public static let revoked = Kind(description: "revoked")
+        /// The auditor's own certificate could not be renewed and ends soon.
+        public static let certificateEnds = Kind(description: "certificate-ends")
+        /// It has ended.
+        public static let certificateExpired = Kind(description: "certificate-expired")
         /// The next hop does not take a message.
         public static let refusedByBroker = Kind(description: "refused-by-broker")
     }

@@ -42,6 +42,15 @@ public struct AuditorMachine: Sendable {
         case committed
         /// The transaction did not happen.
         case commitFailed(OutboxError)
+        /// The auditor has a new certificate: what is signed from here on bears it, and a hello under it stands for
+        /// what the former has signed. The chain: the certificate and its intermediate, DER.
+        case renewed(any Signer, certificateChain: [[UInt8]])
+        /// Whom to trust from here on, with the revocation lists that are known.
+        case trust(IdentityVerifier)
+        /// Something that a part beside the machine found, for the one place where alarms are told.
+        case raise(Alarm)
+        /// It is over.
+        case clear(Alarm.Kind)
         /// Orderly shutdown: what is read is signed, then a heartbeat.
         case stop
     }
@@ -50,6 +59,9 @@ public struct AuditorMachine: Sendable {
         /// Make this durable and say so at once.
         case commit(OutboxTransaction)
         case publish(Publication)
+        /// A revocation list, DER, that is verified and newer than the one before: to be kept, and to be asked about
+        /// the broker.
+        case keep(RevocationList)
         case raise(Alarm)
         /// What was raised is over.
         case clear(Alarm.Kind)
@@ -70,10 +82,10 @@ public struct AuditorMachine: Sendable {
         public let bytes: [UInt8]
     }
 
-    public let configuration: AuditorConfiguration
+    public private(set) var configuration: AuditorConfiguration
     public private(set) var statistics = AuditorStatistics()
 
-    private let signer: any Signer
+    private var signer: any Signer
     private var trust: IdentityVerifier
     private var controlCenters: [CertificateHash: VerifiedIdentity] = [:]
 
@@ -120,6 +132,10 @@ public struct AuditorMachine: Sendable {
     /// Receipts from before this are of a control center that has been restored since.
     private var restoredAt: Timestamp?
     private var isFrozen = false
+    /// The certificate that signs is revoked: what is read is signed and kept, and nothing is sent.
+    private var isRevoked = false
+    /// What is being committed was signed under a former certificate: a hello must not leave it out.
+    private var isCommittingFormer = false
 
     private var active: Set<Alarm.Kind> = []
     private var actions: [Action] = []
@@ -226,6 +242,7 @@ public struct AuditorMachine: Sendable {
         if let open { deadlines.append(open.since.after(self.configuration.statementInterval)) }
         if !self.isStopping { deadlines.append(self.lastSignedAt.after(self.configuration.heartbeatInterval)) }
         switch self.link {
+        case .awaitingAnswer where self.isRevoked, .open where self.isRevoked: break
         case .awaitingAnswer(_, let since): deadlines.append(since.after(self.configuration.helloAgainAfter))
         case .open:
             if let helloWanted { deadlines.append(helloWanted) }
@@ -260,6 +277,10 @@ public struct AuditorMachine: Sendable {
             case .revocationList(let bytes): self.update(revocationList: bytes, now)
             case .committed: self.committed(now, &random)
             case .commitFailed(let error): self.commitFailed(error, now)
+            case .renewed(let signer, let chain): self.renew(signer, chain, now, &random)
+            case .trust(let verifier): self.trust(verifier)
+            case .raise(let alarm): self.raise(alarm.kind, alarm.text)
+            case .clear(let kind): self.clear(kind)
             case .stop: self.isStopping = true
             }
             try self.advance(now, outbox, &random)
@@ -293,6 +314,8 @@ public struct AuditorMachine: Sendable {
             self.retry = (now.after(retry.delay), min(retry.delay * 2, 60_000_000_000))
             self.actions.append(.commit(committing))
         }
+        // A revoked certificate is answered by nobody.
+        guard !self.isRevoked else { return }
         switch self.link {
         case .awaitingAnswer(_, let since) where now >= since.after(self.configuration.helloAgainAfter):
             self.sayHello(now, &random)
@@ -533,6 +556,7 @@ public struct AuditorMachine: Sendable {
         // What is offered again lies below what was sent while the transaction waited for a full disk.
         if committing.changes.contains(where: \.offersAgain) { self.sentUpTo = 0 }
         self.committing = nil
+        self.isCommittingFormer = false
         self.retry = nil
         self.statistics.readings += self.committingReadings
         self.statistics.statements += self.committingStatements
@@ -570,7 +594,10 @@ public struct AuditorMachine: Sendable {
 
     /// Says where the stream stands on disk, with a new nonce, and stops sending until it is answered.
     private mutating func sayHello(_ now: Timestamp, _ random: inout some RandomNumberGenerator) {
-        guard let durable else { return }
+        guard let durable, !self.isCommittingFormer else {
+            self.link = .awaitingState
+            return
+        }
         let nonce = Nonce(using: &random)
         let hello = Hello(
             stream: durable.stream, lastSequence: durable.lastSequence, lastID: durable.lastID, nonce: nonce,
@@ -600,6 +627,42 @@ public struct AuditorMachine: Sendable {
         try hello.signed(issuedAt: now, chain: chain, by: signer)
     }
 
+    // MARK: The own certificate
+
+    private mutating func renew(
+        _ signer: any Signer, _ chain: [[UInt8]], _ now: Timestamp, _ random: inout some RandomNumberGenerator
+    ) {
+        guard signer.issuer == self.signer.issuer else {
+            self.raise(.signing, "the new certificate is of \(signer.issuer), not of \(self.signer.issuer)")
+            return
+        }
+        guard signer.certificateHash != self.signer.certificateHash else { return }
+        self.signer = signer
+        self.configuration.certificateChain = chain
+        self.isCommittingFormer = self.committing.map { !$0.appended.isEmpty } ?? false
+        self.isRevoked = false
+        self.signRetryAt = nil
+        self.clear(.revoked)
+        // The control center knows the new certificate by a hello, on this connection already.
+        if case .down = self.link { return }
+        self.sayHello(now, &random)
+    }
+
+    private mutating func trust(_ verifier: IdentityVerifier) {
+        var verifier = verifier
+        // What the control center has told since may be newer; lists of those who are gone are of no use.
+        for list in self.trust.revocationLists { try? verifier.update([list]) }
+        self.trust = verifier
+    }
+
+    private mutating func learnOfRevocation(_ how: String) {
+        self.isRevoked = true
+        self.raise(
+            .revoked,
+            "this auditor's certificate is revoked (\(how)): readings are signed and kept, nothing is sent; ask the operator for a new invitation, then secure-mqtt auditor join --renew"
+        )
+    }
+
     // MARK: Sending
 
     private mutating func send(_ now: Timestamp, _ outbox: some OutboxReader) throws(OutboxError) {
@@ -617,6 +680,9 @@ public struct AuditorMachine: Sendable {
             self.inFlight[index].isPublishing = true
             self.statistics.resent += 1
             self.publish(entry)
+            // A control center that has started anew may wait for a hello that stands for it.
+            let helloIsOld = now >= self.helloAt.after(4 * self.configuration.helloAgainAfter)
+            if helloIsOld, self.helloWanted == nil { self.helloWanted = now }
         }
         if !gone.isEmpty { self.inFlight.removeAll { gone.contains($0.order) } }
         // Messages of a former stream that are to be signed anew are not sent.
@@ -728,8 +794,13 @@ public struct AuditorMachine: Sendable {
 
     private mutating func update(revocationList bytes: [UInt8], _ now: Timestamp) {
         // An older list, or one of another authority, changes nothing.
-        guard let list = try? RevocationList(der: bytes) else { return }
-        try? self.trust.update([list])
+        guard let list = try? RevocationList(der: bytes), (try? self.trust.update([list])) != nil else { return }
+        self.actions.append(.keep(list))
+        do {
+            _ = try self.trust.verifyAtIssue(der: Array(self.configuration.certificateChain.prefix(2)))
+        } catch {
+            if error.code == .revoked { self.learnOfRevocation("revocation list \(list.number)") }
+        }
     }
 
     /// Verifies receipts, forgets what they cover, and compares where the control center stands.
@@ -815,7 +886,18 @@ public struct AuditorMachine: Sendable {
             return
         }
         guard !record.isReceipted else { return }
-        if refused.reason == .fork || refused.reason == .streamClosed {
+        var signsAnew = refused.reason == .fork || refused.reason == .streamClosed
+        if refused.reason == .revoked || refused.reason == .expired {
+            let bytes = try outbox.entry(order: record.order)?.bytes
+            let isOwn = bytes.flatMap { try? Envelope.decode($0) }?.certificateHash == self.signer.certificateHash
+            if isOwn, refused.reason == .revoked {
+                self.learnOfRevocation("the control center says so")
+                return
+            }
+            // What a former certificate signed and is not taken any more: the present one signs it anew.
+            signsAnew = !isOwn
+        }
+        if signsAnew {
             // Those of a former stream are being signed anew already.
             guard stream == self.state.stream, !self.isStreamRefused else { return }
             self.isStreamRefused = true

@@ -104,6 +104,18 @@ actor AuditorCore {
         self.wake()
     }
 
+    /// Takes a new certificate of the same auditor.
+    func renew(_ signer: any Signer, certificateChain: [[UInt8]]) {
+        self.process(.renewed(signer, certificateChain: certificateChain))
+        self.wake()
+    }
+
+    func trust(_ verifier: IdentityVerifier) { self.process(.trust(verifier)) }
+
+    func raise(_ alarm: Alarm) { self.process(.raise(alarm)) }
+
+    func clear(_ kind: Alarm.Kind) { self.process(.clear(kind)) }
+
     private func receive() async throws {
         while let events = try await self.bus.receive() {
             for event in events { self.take(event) }
@@ -241,6 +253,8 @@ actor AuditorCore {
             }
         case .publish(let publication):
             self.publish(publication)
+        case .keep(let list):
+            self.options.keepRevocationList?(list)
         case .raise(let alarm):
             self.logger.warning("\(alarm.text)", metadata: ["alarm": "\(alarm.kind)"])
         case .clear(let kind):

@@ -37,12 +37,15 @@ public struct AuditorReport: Hashable, Sendable {
 ///
 /// The bus runs by itself; in a service group put it before the auditor, so that it is shut down behind it.
 public final class AuditorService: Service {
-    public struct Options: Hashable, Sendable {
+    public struct Options: Sendable {
         public var speed = ReplaySpeed.live
         /// Whether ``AuditorService/run()`` returns when the source has ended and all is receipted or refused for good.
         public var drains = false
         /// How long an orderly shutdown waits for receipts.
         public var shutdownGrace: Duration = .seconds(5)
+        /// Called with each revocation list that is verified and newer than the one before: to keep it, and to look
+        /// at the broker again. Called on the auditor's own thread, which may wait for a disk.
+        public var keepRevocationList: (@Sendable (RevocationList) -> Void)?
 
         public init() {}
     }
@@ -79,6 +82,22 @@ public final class AuditorService: Service {
     public static func subscriptions(for id: Identifier) -> [TopicFilter] {
         [Topic.keys, Topic.crl, Topic.receipts(id)].compactMap { try? TopicFilter($0.description) }
     }
+
+    /// Goes on under a new certificate of the same auditor, without losing anything: a hello under it comes next.
+    ///
+    /// - Parameter certificateChain: the certificate and its intermediate, DER.
+    public func renew(_ signer: any Signer, certificateChain: [[UInt8]]) async {
+        await self.core.renew(signer, certificateChain: certificateChain)
+    }
+
+    /// Judges receipts by another trust from now on: more roots, more intermediates.
+    public func trust(_ verifier: IdentityVerifier) async { await self.core.trust(verifier) }
+
+    /// Tells an alarm of a part beside the auditor, once until ``clear(_:)``.
+    public func raise(_ alarm: Alarm) async { await self.core.raise(alarm) }
+
+    /// What was raised is over.
+    public func clear(_ kind: Alarm.Kind) async { await self.core.clear(kind) }
 
     /// How it stands now; from any thread.
     public var report: AuditorReport { self.published.value }

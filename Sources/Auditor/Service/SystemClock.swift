@@ -1,3 +1,5 @@
+// On Linux the fields of `timespec` belong to this module once Foundation is linked.
+import CoreFoundation
 import Foundation
 public import Telemetry
 

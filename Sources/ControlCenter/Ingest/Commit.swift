@@ -78,6 +78,9 @@ public struct IngestCore<Store: LedgerStore> {
     private var series: [SeriesKey: Int64] = [:]
     private var quarantineUse: [CommitBatch.Count: QuarantineUse] = [:]
     private var knownIDs: Set<String> = []
+    /// By SPIFFE ID, of the newest hello of each auditor. After a restart they come anew: an auditor whose messages
+    /// stay unanswered says hello again.
+    private var vouches: [String: Vouch] = [:]
     private var stepNumber: UInt64 = 0
 
     // The step in the making.
@@ -171,6 +174,7 @@ public struct IngestCore<Store: LedgerStore> {
         if self.series.count > self.configuration.maximumSeriesInMemory { self.series = [:] }
         if self.quarantineUse.count > self.configuration.maximumSeriesInMemory { self.quarantineUse = [:] }
         if self.knownIDs.count > self.configuration.maximumAuditorsInMemory { self.knownIDs = [] }
+        if self.vouches.count > self.configuration.maximumVouches { self.vouches = [:] }
         if self.examiner.directory.count > self.configuration.maximumAuditorsInMemory {
             self.examiner.directory = Directory()
         }
@@ -207,7 +211,7 @@ public struct IngestCore<Store: LedgerStore> {
         case .measure(let measure):
             try self.take(measure, at: now)
         case .unknownCertificate(let decoded):
-            guard try self.loadCertificate(decoded.envelope.certificateHash, at: now) else {
+            guard try self.loadCertificate(decoded.envelope.certificateHash) else {
                 try self.hold(.certificateUnknown, topic: decoded.arrival.topic)
                 return
             }
@@ -228,28 +232,33 @@ public struct IngestCore<Store: LedgerStore> {
         let envelope = statement.decoded.envelope
         let hash = envelope.certificateHash
         // It may be gone from memory since the signature was verified.
-        if self.examiner.directory[hash] == nil { _ = try self.loadCertificate(hash, at: now) }
+        if self.examiner.directory[hash] == nil { _ = try self.loadCertificate(hash) }
         guard let certificate = self.examiner.directory[hash] else {
             return try self.hold(.certificateUnknown, topic: statement.decoded.arrival.topic)
         }
+        let key = statement.signer.rawValue
+        let position = statement.position
+        let link = Link(
+            stream: position.stream, sequence: position.sequence, id: envelope.id, previous: position.previous)
         let objection: Reason?
+        var mayBeVouchedForLater = false
         switch self.standing(of: certificate, hash, at: now) {
         case .good: objection = nil
+        case .expired:
+            let verdict = self.vouches[key]?.verdict(on: link, verifier: self.examiner.verifier, at: now) ?? .silent
+            objection = verdict == .covered ? nil : .expired
+            mayBeVouchedForLater = verdict == .silent
         case .refused(let reason): objection = reason
         case .held: return try self.hold(.busy, topic: statement.decoded.arrival.topic)
         }
 
-        let key = statement.signer.rawValue
         let index = try self.partyIndex(statement.signer, at: now)
-        let position = statement.position
         let auditor = self.parties.values[index].order.auditor
         if self.parties.values[index].order.streams[position.stream] == nil,
             let stream = try self.overlay.store.stream(auditor: auditor, id: position.stream)
         {
             self.parties.values[index].order.remember(stream)
         }
-        let link = Link(
-            stream: position.stream, sequence: position.sequence, id: envelope.id, previous: position.previous)
         let wasDisputedFrom = self.parties.values[index].order.streams[position.stream]?.disputedFrom
         let newStream = try self.numbers().stream
         let decision = try self.parties.values[index].order.decide(
@@ -266,6 +275,9 @@ public struct IngestCore<Store: LedgerStore> {
             self.decide(key, position.stream) {
                 $0.stored.append(Receipts.StreamHead(sequence: link.sequence, id: link.id))
             }
+        case .refuse(.expired, _) where mayBeVouchedForLater:
+            // Not for good: the auditor keeps it, and a hello under its next certificate will stand for it.
+            try self.hold(.expired, topic: statement.decoded.arrival.topic)
         case .refuse(let reason, _):
             try self.quarantine(
                 statement.decoded.arrival, Refusal(reason, Self.detail(of: reason, link)), at: now)
@@ -348,6 +360,7 @@ public struct IngestCore<Store: LedgerStore> {
     private mutating func take(_ hello: VerifiedHello, at now: Timestamp) throws {
         let spiffeID = hello.identity.spiffeID
         _ = try self.partyIndex(spiffeID, at: now)
+        self.vouches[spiffeID.rawValue] = Vouch(hello)
         if self.examiner.directory[hello.certificateHash]?.identity == nil {
             try self.register(hello, at: now)
         }
@@ -381,10 +394,10 @@ public struct IngestCore<Store: LedgerStore> {
         return next
     }
 
-    private mutating func loadCertificate(_ hash: CertificateHash, at now: Timestamp) throws -> Bool {
+    private mutating func loadCertificate(_ hash: CertificateHash) throws -> Bool {
         if self.examiner.directory[hash] != nil { return true }
         guard let record = try self.overlay.store.certificate(hash: hash.bytes),
-            let known = KnownCertificate(record, verifier: self.examiner.verifier, at: now)
+            let known = KnownCertificate(record, verifier: self.examiner.verifier)
         else { return false }
         self.examiner.directory[hash] = known
         return true
@@ -402,7 +415,11 @@ public struct IngestCore<Store: LedgerStore> {
                 try self.examiner.verifier.requireStanding(identity, at: now.seconds)
                 standing = .good
             } catch {
-                standing = Reason(standing: error).map { .refused($0) } ?? .held
+                switch Reason(standing: error) {
+                case .expired: standing = .expired
+                case .some(let reason): standing = .refused(reason)
+                case nil: standing = .held
+                }
             }
         } else {
             standing = certificate.objection.map { .refused($0) } ?? .held
@@ -549,7 +566,7 @@ public struct IngestCore<Store: LedgerStore> {
         switch reason {
         case .streamClosed: "stream \(link.stream) was closed by a newer one"
         case .revoked: "the certificate is revoked"
-        case .expired: "the certificate is outside of its validity"
+        case .expired: "the certificate is outside of its validity, and the newest hello names another statement"
         default: "number \(link.sequence) of stream \(link.stream)"
         }
     }
@@ -679,6 +696,8 @@ public struct IngestConfiguration: Hashable, Sendable {
     public var runsTold = 64
     /// Auditors, and certificates, that are kept in memory.
     public var maximumAuditorsInMemory = 16_384
+    /// Auditors whose newest hello is remembered, for what their expired certificates signed.
+    public var maximumVouches = 65_536
     /// Series that are kept in memory.
     public var maximumSeriesInMemory = 262_144
     /// Streams of one auditor that are kept in memory, beside the open one.

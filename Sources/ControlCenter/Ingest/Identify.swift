@@ -34,12 +34,12 @@ public final class KnownCertificate: Sendable {
     }
 
     /// A certificate out of the store. What it signed while it was good can come again after it was revoked or
-    /// has expired, and must still be recognised.
+    /// has expired, and must still be recognised; what it signed before it expired may be vouched for.
     ///
     /// - Returns: `nil` if the chain is not one of ours: the roots were changed.
-    convenience init?(_ record: CertificateRecord, verifier: IdentityVerifier, at now: Timestamp) {
+    convenience init?(_ record: CertificateRecord, verifier: IdentityVerifier) {
         do {
-            self.init(number: record.number, identity: try verifier.verify(der: record.chain, at: now.seconds))
+            self.init(number: record.number, identity: try verifier.verifyAtIssue(der: record.chain))
         } catch {
             guard let reason = Reason(standing: error), let leaf = record.chain.first,
                 let certificate = try? Certificate(der: leaf),
@@ -55,6 +55,8 @@ public final class KnownCertificate: Sendable {
 /// Whether new messages of a certificate's holder are taken.
 enum Standing {
     case good
+    /// Outside of its validity and not revoked: taken if a hello under a valid certificate vouches for it.
+    case expired
     case refused(Reason)
     /// Not to be judged now: a revocation list that is demanded is missing or out of date.
     case held

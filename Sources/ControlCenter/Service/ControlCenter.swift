@@ -81,14 +81,34 @@ public final class ControlCenter: Service {
         var received: [Received]
     }
 
+    /// Who it is.
+    private struct Own: Sendable {
+        var signer: any Signer
+        var chain: [[UInt8]]
+
+        /// - Throws: ``ControlCenterError`` with code `identity`.
+        init(_ signer: any Signer, _ chain: [[UInt8]]) throws(ControlCenterError) {
+            guard let leaf = chain.first, CertificateHash(hashing: leaf) == signer.certificateHash,
+                signer.issuer.role == .controlCenter
+            else {
+                throw ControlCenterError(
+                    .identity,
+                    "the control center needs a certificate of role control-center, and the chain that begins with it")
+            }
+            self.signer = signer
+            self.chain = chain
+        }
+    }
+
     private enum Job: Sendable {
         case announce
+        /// From here on another certificate signs.
+        case renew(Own)
         case receipts([ReceiptDraft])
     }
 
     let bus: any MessageBus
-    private let signer: any Signer
-    private let chain: [[UInt8]]
+    private let own: Mutex<Own>
     let configuration: Configuration
     let clock: @Sendable () -> Timestamp
     let logger: Logger
@@ -120,16 +140,8 @@ public final class ControlCenter: Service {
         chain: [[UInt8]], revocationList: [UInt8]? = nil, configuration: Configuration = Configuration(),
         logger: Logger = Logger(label: "control-center"), clock: @escaping @Sendable () -> Timestamp = systemClock
     ) throws(ControlCenterError) {
-        guard let leaf = chain.first, CertificateHash(hashing: leaf) == signer.certificateHash,
-            signer.issuer.role == .controlCenter
-        else {
-            throw ControlCenterError(
-                .identity,
-                "the control center needs a certificate of role control-center, and the chain that begins with it")
-        }
+        self.own = Mutex(try Own(signer, chain))
         self.bus = bus
-        self.signer = signer
-        self.chain = chain
         self.configuration = configuration
         self.clock = clock
         self.logger = logger
@@ -175,6 +187,21 @@ public final class ControlCenter: Service {
 
     /// Who may use the original's format now.
     var fleet: Fleet { self.examiner.withLock { $0.fleet.fleet } }
+
+    /// Goes on under another certificate of the same control center: announces it on `control_center/keys`, and signs
+    /// with it from then on.
+    ///
+    /// - Throws: ``ControlCenterError`` with code `identity` if `chain` is not the signer's or names somebody else.
+    public func renew(_ signer: any Signer, chain: [[UInt8]]) async throws(ControlCenterError) {
+        let own = try Own(signer, chain)
+        guard signer.issuer == self.own.withLock({ $0.signer.issuer }) else {
+            throw ControlCenterError(.identity, "the new certificate is of \(signer.issuer), another control center")
+        }
+        while !self.outbox.offer(.renew(own)) {
+            // Full of receipts: they are being sent.
+            do { try await Task.sleep(for: .milliseconds(50)) } catch { return }
+        }
+    }
 
     /// Works until shut down gracefully, cancelled, or the bus ends. What was received is decided before it
     /// returns; what could not be is not settled and comes again.
@@ -325,15 +352,19 @@ public final class ControlCenter: Service {
         while let job = await self.outbox.take(upTo: 1)?.first {
             switch job {
             case .announce: await self.announce()
+            case .renew(let own):
+                self.own.withLock { $0 = own }
+                await self.announce()
             case .receipts(let drafts): await self.publish(drafts)
             }
         }
     }
 
     private func announce() async {
-        var writer = CBORWriter(capacity: self.chain.reduce(8) { $0 + $1.count + 4 })
-        writer.array(self.chain.count)
-        for certificate in self.chain { writer.byteString(certificate) }
+        let chain = self.own.withLock { $0.chain }
+        var writer = CBORWriter(capacity: chain.reduce(8) { $0 + $1.count + 4 })
+        writer.array(chain.count)
+        for certificate in chain { writer.byteString(certificate) }
         await self.publish(Outgoing(topic: .keys, bytes: writer.bytes, isRetained: true))
         if let list = self.revocationList.withLock({ $0 }) {
             await self.publish(Outgoing(topic: .crl, bytes: list, isRetained: true))
@@ -352,7 +383,7 @@ public final class ControlCenter: Service {
 
     @concurrent private func publish(_ draft: ReceiptDraft) async {
         do {
-            let message = try draft.signed(by: AnySigner(self.signer), at: self.clock())
+            let message = try draft.signed(by: AnySigner(self.own.withLock { $0.signer }), at: self.clock())
             let published = await self.publish(message)
             self.progressState.withLock {
                 if published { $0.receiptsPublished += 1 } else { $0.receiptsDropped += 1 }

@@ -1,5 +1,6 @@
 import ArgumentParser
 import Logging
+import MQTTClient
 
 struct ControlCenterCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -8,6 +9,7 @@ struct ControlCenterCommand: AsyncParsableCommand {
         discussion: """
             Its session at the broker outlives it: what auditors send while it is away is delivered when it is back. \
             With Mosquitto, begin with: secure-mqtt pki export-mosquitto --help
+            A renewed certificate (both files replaced) is taken within a second.
 
             EXAMPLES
               secure-mqtt control-center --config /srv/energy/secure-mqtt.yaml
@@ -25,12 +27,14 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let parts = try ServerParts(try await self.options.load())
         let identified = try parts.identifyControlCenter()
         let store = try parts.openStore()
-        let bus = try parts.makeClientBus(identified)
+        let bus = try RenewableClientBus(try parts.clientConfiguration(identified))
         let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified)
         let watch = TrustWatch(
             parts: parts, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
+        let renewal = try parts.makeRenewal(of: center, identified: identified, bus: bus)
         try await runServices(
-            [bus, center, watch, parts.makeFleetWatch(controlCenter: center)], logger: Logger(label: "control-center"))
+            [bus, center, watch, renewal, parts.makeFleetWatch(controlCenter: center)],
+            logger: Logger(label: "control-center"))
     }
 }

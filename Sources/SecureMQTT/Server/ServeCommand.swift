@@ -39,9 +39,10 @@ struct ServeCommand: AsyncParsableCommand {
         let watch = TrustWatch(
             parts: parts, broker: broker, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
+        let renewal = try parts.makeRenewal(of: center, identified: identified)
         try await runServices(
             [
-                broker, ListeningNotice(broker: broker), center, watch,
+                broker, ListeningNotice(broker: broker), center, watch, renewal,
                 parts.makeFleetWatch(broker: broker, controlCenter: center),
             ], logger: Logger(label: "serve"))
     }

@@ -234,6 +234,33 @@ struct ServerParts: Sendable {
             logger: Logger(label: "fleet"))
     }
 
+    /// Watches the control center's certificate and key: when they are replaced, it goes on under the new ones.
+    func makeRenewal(
+        of center: ControlCenter, identified: Identified, bus: RenewableClientBus? = nil
+    ) throws -> RenewalService {
+        let settings = try self.controlCenterSettings
+        return RenewalService(
+            files: IdentityFiles(certificate: settings.certificate, key: settings.key),
+            current: identified.identity,
+            actions: RenewalService.Actions(
+                renew: nil,
+                verify: { chain, _ in
+                    try self.configuration.trust.makeVerifier().verify(chain: chain, at: .now, roles: [.controlCenter])
+                },
+                adopt: { identity, key in
+                    let renewed = Identified(
+                        identity: identity, key: key, signer: try CertificateSigner(identity, key: key),
+                        chain: [identity.certificate, identity.intermediate])
+                    try await center.renew(renewed.signer, chain: renewed.chain.map(\.der))
+                    try bus?.replace(try self.clientConfiguration(renewed))
+                },
+                raise: { alarm in
+                    Logger(label: "renewal").warning("\(alarm.text)", metadata: ["alarm": "\(alarm.kind)"])
+                }),
+            advice: "have it renewed (secure-mqtt pki issue --renew) and put certificate and key in their place",
+            logger: Logger(label: "renewal"))
+    }
+
     /// What a control center subscribes to.
     static let subscriptions: [Subscription] = {
         guard let filter = try? TopicFilter("audits/#") else { return [] }
@@ -244,21 +271,33 @@ struct ServerParts: Sendable {
     ///
     /// MQTT 3.1.1: Mosquitto 2.0 sends a resumed session more than the Receive Maximum of 5.0 allows, which a client
     /// of 5.0 must take for an error, over and over; in 3.1.1 the same backlog is met by reading no faster.
-    func makeClientBus(_ identified: Identified) throws -> MQTTClientBus {
-        try self.makeClientBus(
-            chain: identified.chain, key: identified.key, subscriptions: Self.subscriptions.map(\.filter),
-            version: .v3_1_1)
+    func clientConfiguration(_ identified: Identified) throws -> MQTTClientConfiguration {
+        try self.clientConfiguration(
+            of: identified.identity.spiffeID, chain: identified.chain, key: identified.key,
+            subscriptions: Self.subscriptions.map(\.filter), version: .v3_1_1)
     }
 
     // MARK: Any party
 
-    /// A session at the broker that the configuration names; the certificate's ID is the client ID.
+    /// A session at the broker that the configuration names, for whom the certificate names.
     func makeClientBus(
-        chain: [Certificate], key: SigningKey, subscriptions: [TopicFilter], version: ProtocolVersion = .v5_0,
+        chain: [Certificate], key: SigningKey, subscriptions: [TopicFilter],
         logger: Logger = Logger(label: "mqtt-client")
     ) throws -> MQTTClientBus {
+        let party = try self.gate.admit(leaf: chain[0].der, at: .now).identity.spiffeID
+        return try MQTTClientBus(
+            try self.clientConfiguration(of: party, chain: chain, key: key, subscriptions: subscriptions),
+            logger: logger)
+    }
+
+    /// A session at the broker that the configuration names; the party's ID is the client ID.
+    ///
+    /// - Parameter admitted: told who the broker is, each time it was let in.
+    func clientConfiguration(
+        of party: SPIFFEID, chain: [Certificate], key: SigningKey, subscriptions: [TopicFilter],
+        version: ProtocolVersion = .v5_0, admitted: (@Sendable (AdmittedPeer) -> Void)? = nil
+    ) throws -> MQTTClientConfiguration {
         let gate = self.gate
-        let party = try gate.admit(leaf: chain[0].der, at: .now).identity.spiffeID
         var tls = try MQTTClientConfiguration.TLS(
             certificateChainPEM: chain.map(\.pemText).joined().utf8,
             privateKeyPEM: (key.pemRepresentation ?? "").utf8,
@@ -269,6 +308,7 @@ struct ServerParts: Sendable {
             guard peer.identity.spiffeID.role == .broker else {
                 throw PKIError(.role, "\(peer.identity) is not a broker")
             }
+            admitted?(peer)
         }
         var configuration = MQTTClientConfiguration(
             host: self.configuration.broker.host, port: self.configuration.broker.port, transport: .tls(tls),
@@ -279,6 +319,6 @@ struct ServerParts: Sendable {
             configuration.cleanStart = true
             configuration.sessionExpiry = .zero
         }
-        return try MQTTClientBus(configuration, logger: logger)
+        return configuration
     }
 }

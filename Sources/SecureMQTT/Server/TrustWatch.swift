@@ -88,9 +88,9 @@ struct TrustWatch: Service {
 
     /// What the files looked like.
     private struct Marks {
-        var trust: [Mark?] = []
-        var identity: [Mark?] = []
-        var lists: [Mark?] = []
+        var trust: [FileMark?] = []
+        var identity: [FileMark?] = []
+        var lists: [FileMark?] = []
 
         init(_ watch: TrustWatch) { self.look(watch) }
 
@@ -102,25 +102,11 @@ struct TrustWatch: Service {
             Self.look(&self.lists, [trust.revocationLists])
         }
 
-        private static func look(_ marks: inout [Mark?], _ paths: [String?]) {
+        private static func look(_ marks: inout [FileMark?], _ paths: [String?]) {
             // While a file is being replaced there may be none: then it is as it was.
             marks = paths.enumerated().map { index, path in
-                path.flatMap { Mark($0) } ?? (marks.indices.contains(index) ? marks[index] : nil)
+                path.flatMap { FileMark($0) } ?? (marks.indices.contains(index) ? marks[index] : nil)
             }
-        }
-    }
-
-    /// What changes when a file is replaced or written.
-    private struct Mark: Equatable {
-        let number: Int?
-        let size: Int?
-        let date: Date?
-
-        init?(_ path: String) {
-            guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { return nil }
-            self.number = attributes[.systemFileNumber] as? Int
-            self.size = attributes[.size] as? Int
-            self.date = attributes[.modificationDate] as? Date
         }
     }
 }

@@ -6,6 +6,7 @@ struct Faults {
         case tamper, replay, misdirect, forge
         case auditorCrash, centerCrash, brokerCrash, sessionLoss
         case diskFull, rollback, clone, centerRestore
+        case renewal, revocation
     }
 
     private(set) var rates: [Double]

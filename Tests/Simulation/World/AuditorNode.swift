@@ -10,7 +10,8 @@ final class AuditorNode {
     /// Whose key it has; two nodes of one auditor are copies.
     let auditor: Int
     let client: Broker.Client
-    let party: TestPKI.Party
+    /// Certificate and key, which change with each renewal.
+    var party: TestPKI.Party
     let card: Disk<MemoryOutbox>
     /// Nothing while it is down.
     var machine: AuditorMachine?
@@ -104,7 +105,7 @@ extension World {
                 self.note(.auditor(auditor.node), "raises an alarm", Int64(alarm.kind.description.utf8.count))
                 self.checker.raised(alarm, by: auditor, in: self)
                 auditor.alarms[alarm.kind.description, default: 0] += 1
-            case .clear: break
+            case .clear, .keep: break
             }
             guard auditor.machine != nil, auditor.generation == generation else { return }
         }

@@ -50,6 +50,9 @@ struct CenterChecker {
             case .hello(let hello):
                 known.insert(hello.certificateHash)
                 helloes += 1
+                if let auditor = world.cast.auditors.firstIndex(where: { $0.spiffeID == hello.identity.spiffeID }) {
+                    world.center.vouches[auditor] = (hello.certificateHash, hello.hello)
+                }
                 continue
             case .refused(_, let refusal):
                 counts[refusal.reason, default: 0] += 1
@@ -80,6 +83,11 @@ struct CenterChecker {
             }
             let statement = Naive.Statement(
                 stream: position.stream, sequence: position.sequence, id: envelope.id, previous: position.previous)
+            if let objection = Self.objection(to: statement, by: hash, of: auditor, in: world) {
+                let verdict = expectation.orders[auditor, default: Naive()].verdict(on: statement)
+                counts[verdict == .duplicate ? .duplicate : objection, default: 0] += 1
+                continue
+            }
             let former = expectation.orders[auditor]?.restarts ?? 0
             switch expectation.orders[auditor, default: Naive()].decide(statement, none: .zero) {
             case .stored: expectation.appended.append(envelope.id)
@@ -112,6 +120,19 @@ struct CenterChecker {
             world.violate(.restartAlarmed, "\(alarms) alarms for \(restarts) restarts")
         }
         return expectation
+    }
+
+    /// Why nothing new of this certificate is taken, if so.
+    private static func objection(
+        to statement: Naive.Statement, by hash: CertificateHash, of auditor: Int, in world: World
+    ) -> Reason? {
+        if world.certificates.isRevoked(hash) { return .revoked }
+        guard world.certificates.isExpired(hash, at: world.now) else { return nil }
+        guard let vouch = world.center.vouches[auditor], !world.certificates.isRevoked(vouch.hash),
+            vouch.hello.stream == statement.stream, statement.sequence <= vouch.hello.lastSequence,
+            statement.sequence < vouch.hello.lastSequence || statement.id == vouch.hello.lastID
+        else { return .expired }
+        return nil
     }
 
     private static func list(_ counts: [Reason: Int64]) -> String {

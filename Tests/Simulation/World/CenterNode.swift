@@ -68,6 +68,8 @@ final class CenterNode {
     /// Decided, but the disk was full: tried again as it is.
     var waiting: Work?
     var lastToken = 0
+    /// The newest hello of each auditor since the start: what it names, and under which certificate.
+    var vouches: [Int: (hash: CertificateHash, hello: Hello)] = [:]
     /// Images from earlier, with the order that the checker found then.
     var images: [(ledger: MemoryLedger, checker: CenterChecker)] = []
 
@@ -97,6 +99,12 @@ extension World {
         self.center.core = IngestCore(
             store: CenterLedger(disk: self.center.disk, bug: self.scenario.bug), verifier: self.cast.verifier,
             configuration: configuration)
+        do {
+            try self.center.core?.update(self.certificates.lists)
+        } catch {
+            self.violate(.machineWorks, "the control center does not take revocation lists: \(error)")
+        }
+        self.center.vouches = [:]
         self.center.inbox = []
         self.center.examiner = nil
         self.center.waiting = nil

@@ -14,6 +14,8 @@ struct Scenario {
     var ringBytes: Int64 = 16_384
     /// How many new streams an auditor may open in an hour.
     var streamsPerHour = 12
+    /// How long an auditor's certificate is valid, in seconds; nil for longer than any run.
+    var lifetime: Int64?
     /// How often a fault of each kind strikes, each time it could.
     var rates: [Faults.Kind: Double]
     /// Something is built wrong on purpose.

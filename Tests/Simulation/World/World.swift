@@ -40,6 +40,7 @@ final class World {
     let center = CenterNode()
     var auditors: [AuditorNode] = []
     let checker = Checker()
+    var certificates = CertificateBook()
     var capturedMessages: [Broker.Message] = []
     var step = 0
     private(set) var violation: Violation?
@@ -63,6 +64,7 @@ final class World {
                     image: MemoryOutbox(),
                     seed: seed))
         }
+        self.certificates = CertificateBook(self)
         self.center.disk.liesAboutSync = scenario.bug == .centerDiskLies
         for auditor in self.auditors { auditor.card.liesAboutSync = scenario.bug == .auditorDiskLies }
     }
@@ -129,6 +131,9 @@ final class World {
         self.faults.stop()
         self.center.disk.isFull = false
         for auditor in self.auditors { auditor.card.isFull = false }
+        // Whoever has no good certificate gets one, the revoked among them: an operator has invited them anew.
+        guard self.scenario.lifetime != nil else { return }
+        for auditor in self.auditors { self.renew(auditor, readmitting: true) }
     }
 
     private var isSettled: Bool {
@@ -163,6 +168,11 @@ final class World {
         case .connects(let node, let generation):
             guard self.generation(of: node) == generation, !self.links[node].isUp, !self.links[node].isConnecting
             else { return }
+            guard node == 0 || self.certificates.isGood(self.auditors[node - 1].party, at: self.now) else {
+                // The broker's gate; it is tried again.
+                self.schedule.after(.seconds(5), .connects(node: node, generation: generation))
+                return
+            }
             self.connect(node)
         case .tick(let node, let generation):
             let auditor = self.auditors[node - 1]
@@ -229,6 +239,10 @@ final class World {
         if self.faults.strikes(.rollback) { self.rollBack() }
         if self.faults.strikes(.clone) { self.copy() }
         if self.faults.strikes(.centerRestore) { self.restoreCenter() }
+        for auditor in self.auditors where self.faults.strikes(.renewal) { self.renew(auditor) }
+        if self.faults.strikes(.revocation) {
+            self.revoke(self.auditors[self.faults.dice(of: .revocation, below: self.auditors.count)])
+        }
     }
 
     private func fillDisk() {

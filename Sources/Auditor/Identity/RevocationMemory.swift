@@ -1,0 +1,37 @@
+public import PKI
+import X509
+
+/// The newest revocation lists that an auditor has heard of, on its disk: what it knew before a restart it knows
+/// behind it, and nobody talks it back to an older list.
+public struct RevocationMemory: Sendable {
+    private let path: String
+
+    /// - Parameter directory: the auditor's state directory.
+    public init(directory: String) {
+        self.path = "\(directory)/revocation-lists.pem"
+    }
+
+    /// What is kept; nothing if nothing was, or if it cannot be read.
+    public func read() -> [RevocationList] {
+        (try? CertificateFile.readRevocationLists(self.path)) ?? []
+    }
+
+    /// Keeps a verified list, instead of an older one of the same authority.
+    ///
+    /// - Returns: whether it is news.
+    /// - Throws: ``PKIError`` with code `io`.
+    @discardableResult
+    public func keep(_ list: RevocationList) throws(PKIError) -> Bool {
+        var lists = self.read()
+        let isSame: (RevocationList) -> Bool = {
+            $0.authorityKeyIdentifier == list.authorityKeyIdentifier && $0.issuer == list.issuer
+        }
+        if let held = lists.first(where: isSame), held.number >= list.number { return false }
+        lists.removeAll(where: isSame)
+        // As many as are read again.
+        if lists.count >= 8 { lists.removeFirst() }
+        lists.append(list)
+        try DurableFile.replace(self.path, Array(lists.map(\.pemText).joined().utf8), mode: 0o644)
+        return true
+    }
+}

@@ -1,0 +1,136 @@
+import Foundation
+public import X509
+
+/// A party's certificate and key as two files that are exchanged together.
+///
+/// The next pair is written beside the present one (`.next`), then renamed over it, the key first. A crash in between
+/// leaves one pair or the other: whoever reads finishes what was begun. A key that was made for a request is kept
+/// until its certificate has come, so that a second try asks for the same.
+public struct IdentityFiles: Hashable, Sendable {
+    /// The leaf and its intermediate, PEM.
+    public let certificate: String
+    /// PEM, mode 0600.
+    public let key: String
+
+    public init(certificate: String, key: String) {
+        self.certificate = certificate
+        self.key = key
+    }
+
+    private var nextCertificate: String { "\(self.certificate).next" }
+    private var nextKey: String { "\(self.key).next" }
+
+    /// Reads the pair.
+    ///
+    /// - Throws: ``PKIError``: those of the files; `signing` if the key is not the certificate's.
+    public func read() throws(PKIError) -> (chain: [Certificate], key: SigningKey) {
+        // Another process may be exchanging the pair at this moment.
+        for _ in 0..<3 {
+            if try self.finish() { break }
+        }
+        let chain = try CertificateFile.read(self.certificate)
+        let key = try KeyFile.read(self.key)
+        guard Self.belongs(key, to: chain) else {
+            throw PKIError(.signing, "\(self.key) is not the key of \(self.certificate)")
+        }
+        return (chain, key)
+    }
+
+    /// The key of the next certificate: the one that was made for a request before, or a new one, on disk when this
+    /// returns.
+    ///
+    /// - Throws: ``PKIError``.
+    public func prepareKey() throws(PKIError) -> SigningKey {
+        do throws(PKIError) {
+            return try KeyFile.read(self.nextKey)
+        } catch {
+            guard error.code == .missing else {
+                throw PKIError(error.code, "\(error.reason) (left from a renewal; delete it to begin anew)")
+            }
+        }
+        let key = SigningKey()
+        try KeyFile.create(self.nextKey, key)
+        return key
+    }
+
+    /// Forgets a prepared key, whose certificate will not come.
+    public func discardPrepared() {
+        unlink(self.nextKey)
+        unlink(self.nextCertificate)
+    }
+
+    /// Puts the next certificate in place of the present one, together with the key that was prepared for it, or with
+    /// the present key if it is for that.
+    ///
+    /// - Throws: ``PKIError`` with code `signing` if it is for neither key; `io`.
+    public func replace(_ chain: [Certificate]) throws(PKIError) {
+        let text = Array(chain.map(\.pemText).joined().utf8)
+        if let present = try? KeyFile.read(self.key), Self.belongs(present, to: chain) {
+            try DurableFile.replace(self.certificate, text, mode: 0o644)
+            return
+        }
+        guard let next = try? KeyFile.read(self.nextKey), Self.belongs(next, to: chain) else {
+            throw PKIError(.signing, "the certificate is for no key of this device")
+        }
+        try DurableFile.replace(self.nextCertificate, text, mode: 0o644)
+        _ = try self.finish()
+    }
+
+    /// Carries out an exchange that is complete on disk.
+    ///
+    /// - Returns: whether the pair is one.
+    private func finish() throws(PKIError) -> Bool {
+        if let chain = try? CertificateFile.read(self.nextCertificate) {
+            if let next = try? KeyFile.read(self.nextKey), Self.belongs(next, to: chain) {
+                try Self.rename(self.nextKey, self.key)
+            }
+            if let key = try? KeyFile.read(self.key), Self.belongs(key, to: chain) {
+                try Self.rename(self.nextCertificate, self.certificate)
+            }
+        }
+        guard let chain = try? CertificateFile.read(self.certificate), let key = try? KeyFile.read(self.key) else {
+            return false
+        }
+        return Self.belongs(key, to: chain)
+    }
+
+    private static func rename(_ from: String, _ to: String) throws(PKIError) {
+        guard Foundation.rename(from, to) == 0 else {
+            // Somebody else has done it.
+            guard errno != ENOENT else { return }
+            throw PKIError(.io, "cannot replace \(to): \(String(cString: strerror(errno)))")
+        }
+        try DurableFile.syncDirectory(of: to)
+    }
+
+    private static func belongs(_ key: SigningKey, to chain: [Certificate]) -> Bool {
+        chain.first?.publicKey == Certificate.PublicKey(key.publicKey)
+    }
+
+    /// Keeps every other process from exchanging this pair for as long as it lives.
+    public final class Lock: Sendable {
+        private let descriptor: Int32
+
+        fileprivate init(_ descriptor: Int32) { self.descriptor = descriptor }
+
+        deinit { close(self.descriptor) }
+    }
+
+    /// - Returns: `nil` if another process exchanges this pair now.
+    /// - Throws: ``PKIError`` with code `io`.
+    public func lock() throws(PKIError) -> Lock? {
+        let path = "\(self.key).lock"
+        let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        guard descriptor >= 0 else {
+            throw PKIError(.io, "cannot open \(path): \(String(cString: strerror(errno)))")
+        }
+        guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
+            close(descriptor)
+            return nil
+        }
+        return Lock(descriptor)
+    }
+
+    /// What changes when the pair is exchanged.
+    public var mark: FileMark? { FileMark(self.certificate) }
+}
