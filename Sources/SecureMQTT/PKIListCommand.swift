@@ -40,7 +40,7 @@ struct PKIListCommand: AsyncParsableCommand {
         if self.json {
             for row in rows { try output.json(row) }
         } else {
-            var table = Table("ID", "ROLE", "VALID UNTIL", "LAST SEEN", "STATUS", "SERIAL")
+            var table = Table("ID", "ROLE", "VALID UNTIL", "STATUS", "SERIAL", "LAST SEEN")
             for row in rows {
                 let style: Terminal.Style =
                     switch row.status {
@@ -49,8 +49,8 @@ struct PKIListCommand: AsyncParsableCommand {
                     default: .yellow
                     }
                 table.add([
-                    .init(row.id), .init(row.role), .init(row.validUntil), .init(row.lastSeen ?? "-"),
-                    .init(row.status, style), .init(row.serial, .dim),
+                    .init(row.id), .init(row.role), .init(row.validUntil), .init(row.status, style),
+                    .init(row.serial, .dim), .init(row.lastSeen ?? "-"),
                 ])
             }
             output.table(table)

@@ -204,11 +204,11 @@ import X509
     @Test("A request by openssl is good; one with a broken signature or another curve is not")
     func requests() async throws {
         try await self.makeInstallation()
-        for (name, curve) in [("good", "prime256v1"), ("big", "secp384r1")] {
+        for (name, curve) in [("good", "prime256v1"), ("big", "secp384r1"), ("other", "prime256v1")] {
             _ = try await OpenSSL.run(
                 [
                     "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:\(curve)", "-nodes", "-subj",
-                    "/CN=x",
+                    "/CN=\(name == "other" ? "x" : name)",
                     "-keyout", "\(name).key", "-out", "\(name).csr",
                 ], directory: self.directory.path)
         }
@@ -226,6 +226,7 @@ import X509
         }
         #expect(try await issue("good").status == 0)
         self.expectFailure(try await issue("big"), 65, "not a P-256 key")
+        self.expectFailure(try await issue("other"), 65, "common name is not other")
         self.expectFailure(try await issue("broken"), 65, "possession")
         self.expectFailure(try await issue("absent"), 66, "does not exist")
     }
