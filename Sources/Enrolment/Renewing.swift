@@ -1,6 +1,6 @@
 import Identity
 public import PKI
-public import X509
+import X509
 
 /// How a device exchanges its certificate for the next one, by the present one.
 public struct Renewing: Sendable {

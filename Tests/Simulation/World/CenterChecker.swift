@@ -1,5 +1,6 @@
 import ControlCenter
 import Identity
+import PKI
 import Telemetry
 import TestSupport
 
