@@ -86,7 +86,7 @@ struct JoinTests {
         func query<Value: DatabaseValueConvertible>(_ sql: String, as _: Value.Type = Value.self) throws -> Value? {
             var configuration = Configuration()
             configuration.readonly = true
-            return try DatabaseQueue(path: "\(self.path)/control-center/store.sqlite3", configuration: configuration)
+            return try DatabaseQueue(path: "\(self.path)/store/store.sqlite3", configuration: configuration)
                 .read { try Value.fetchOne($0, sql: sql) }
         }
     }

@@ -83,8 +83,9 @@ public final class ControlCenter: Service {
 
     /// Who it is.
     private struct Own: Sendable {
-        var signer: any Signer
-        var chain: [[UInt8]]
+        let signer: any Signer
+        /// What is published on `control_center/keys`.
+        let keys: [UInt8]
 
         /// - Throws: ``ControlCenterError`` with code `identity`.
         init(_ signer: any Signer, _ chain: [[UInt8]]) throws(ControlCenterError) {
@@ -96,7 +97,11 @@ public final class ControlCenter: Service {
                     "the control center needs a certificate of role control-center, and the chain that begins with it")
             }
             self.signer = signer
-            self.chain = chain
+            do throws(Refusal) {
+                self.keys = try ControlCenterKeys(certificates: chain).encoded
+            } catch {
+                throw ControlCenterError(.identity, "the control center's chain cannot be published: \(error.detail)")
+            }
         }
     }
 
@@ -168,10 +173,26 @@ public final class ControlCenter: Service {
                 self.examiner.withLock { $0 = core.examiner }
             }
         }
-        if let published {
-            self.revocationList.withLock { $0 = published }
-            _ = self.outbox.offer(.announce)
+        self.publish(revocationList: published)
+    }
+
+    /// Exchanges who is trusted: roots, intermediates and revocation lists. Certificates that are known are verified
+    /// anew; what is stored stays.
+    public func replaceTrust(_ verifier: IdentityVerifier, published: [UInt8]? = nil) async throws {
+        let now = self.clock()
+        try await self.onQueue {
+            self.core.withLock { core in
+                core.replaceTrust(verifier, at: now)
+                self.examiner.withLock { $0 = core.examiner }
+            }
         }
+        self.publish(revocationList: published)
+    }
+
+    private func publish(revocationList: [UInt8]?) {
+        guard let revocationList else { return }
+        self.revocationList.withLock { $0 = revocationList }
+        _ = self.outbox.offer(.announce)
     }
 
     /// Takes who may use the original's format, from the next batch on.
@@ -361,11 +382,7 @@ public final class ControlCenter: Service {
     }
 
     private func announce() async {
-        let chain = self.own.withLock { $0.chain }
-        var writer = CBORWriter(capacity: chain.reduce(8) { $0 + $1.count + 4 })
-        writer.array(chain.count)
-        for certificate in chain { writer.byteString(certificate) }
-        await self.publish(Outgoing(topic: .keys, bytes: writer.bytes, isRetained: true))
+        await self.publish(Outgoing(topic: .keys, bytes: self.own.withLock { $0.keys }, isRetained: true))
         if let list = self.revocationList.withLock({ $0 }) {
             await self.publish(Outgoing(topic: .crl, bytes: list, isRetained: true))
         }
