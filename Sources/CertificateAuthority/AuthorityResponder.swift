@@ -244,6 +244,7 @@ struct AuthorityResponder: HTTPResponder {
             try directory.revoke(id, reason: reason, at: now, requester: who.rawValue)
         }
         self.logger.notice("revoked", metadata: ["id": "\(id)", "by": "\(who)", "reason": "\(name)"])
+        await self.publisher.announceLists(revoked)
         return try Self.json(AuthorityAPI.Revoked(revoked: revoked.map(\.serialNumber.hexadecimal)))
     }
 

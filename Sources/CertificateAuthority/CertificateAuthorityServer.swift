@@ -130,7 +130,9 @@ private struct Maintenance: Service {
             while (try? await Task.sleep(for: CertificateAuthorityServer.maintenanceInterval)) != nil {
                 do {
                     let (publisher, now) = (self.publisher, self.now())
-                    try await NIOThreadPool.singleton.runIfActive { try publisher.maintain(at: now) }
+                    if try await NIOThreadPool.singleton.runIfActive({ try publisher.maintain(at: now) }) {
+                        await publisher.announceLists([])
+                    }
                 } catch {
                     self.logger.error("what is due cannot be renewed", metadata: ["reason": "\(error)"])
                 }

@@ -1,6 +1,7 @@
 import Foundation
 import Identity
 import Logging
+import NIOPosix
 import NIOSSL
 import PKI
 import Synchronization
@@ -41,8 +42,10 @@ final class Publisher: Sendable {
 
     /// Certificates of server and responders, lists: whatever is due. Blocks on files.
     ///
+    /// - Returns: whether the lists were renewed.
     /// - Throws: ``PKIError``: those of the files; `signing`.
-    func maintain(at now: UnixTime) throws(PKIError) {
+    @discardableResult
+    func maintain(at now: UnixTime) throws(PKIError) -> Bool {
         try self.state.withLock { (state) throws(PKIError) in
             let marks = [
                 FileMark(AuthorityDirectory.rootPath(in: state.directory.path)),
@@ -59,7 +62,7 @@ final class Publisher: Sendable {
             }
             try self.renewServer(&state, at: now)
             try self.renewResponders(&state, at: now)
-            try self.renewLists(&state, at: now)
+            return try self.renewLists(&state, at: now)
         }
     }
 
@@ -101,7 +104,7 @@ final class Publisher: Sendable {
         state.responders = responders
     }
 
-    private func renewLists(_ state: inout State, at now: UnixTime) throws(PKIError) {
+    private func renewLists(_ state: inout State, at now: UnixTime) throws(PKIError) -> Bool {
         let directory = state.directory
         var lists = try directory.revocationLists()
         let isDue = directory.issuers.contains { issuing in
@@ -115,11 +118,27 @@ final class Publisher: Sendable {
         }
         // What cannot be renewed here, because the key is offline, is said every day, weeks before it is late.
         for list in lists {
-            if let warning = list.warning(at: now, margin: 30 * 86_400) { self.warn(warning, &state, at: now) }
+            let isOffline = directory.roots.contains { list.isSigned(by: $0) }
+            if let warning = list.warning(at: now, margin: (isOffline ? 30 : 5) * 86_400) {
+                self.warn(warning, &state, at: now)
+            }
         }
         for certificate in directory.roots + directory.issuers where certificate.notAfter - now < 365 * 86_400 {
             let end = CivilTime(certificate.notAfter).iso8601
             self.warn("\(certificate.subject) ends at \(end): see secure-mqtt pki intermediate --help", &state, at: now)
+        }
+        return isDue
+    }
+
+    /// Tells whoever has to be told of lists.
+    func announceLists(_ revoked: [IssuedCertificate]) async {
+        guard let onLists = self.configuration.onLists else { return }
+        do {
+            let directory = self.directory
+            let lists = try await NIOThreadPool.singleton.runIfActive { try directory.revocationLists() }
+            try await onLists(lists, revoked)
+        } catch {
+            self.logger.error("a broker could not be told of the revocation lists", metadata: ["reason": "\(error)"])
         }
     }
 

@@ -44,22 +44,35 @@ public struct Renewing: Sendable {
     /// - Parameters:
     ///   - credentials: the present certificate and key.
     ///   - key: of the next one; may be the same.
+    ///   - evenIfExpired: whether to ask with an expired certificate, which an operator may have allowed.
     /// - Throws: ``EnrolmentError``.
     public func renew(
         _ current: VerifiedIdentity, by credentials: ESTClient.Credentials, key: SigningKey,
-        clock now: @Sendable () -> UnixTime
+        evenIfExpired: Bool = false, clock now: @Sendable () -> UnixTime
     ) async throws(EnrolmentError) -> EnrolledIdentity {
-        guard current.validity.contains(now()) else {
+        if !evenIfExpired { try Self.requireValid(current, at: now()) }
+        let certificates: [Certificate]
+        do throws(EnrolmentError) {
+            certificates = try await self.client.renew(
+                try .make(for: current.spiffeID.id, key: key), by: credentials)
+        } catch {
+            guard error.code == .forbidden, !current.validity.contains(now()) else { throw error }
             throw EnrolmentError(
-                .identity,
-                "the certificate of \(current.spiffeID.id) expired at \(CivilTime(current.validity.upperBound).iso8601) and cannot renew itself any more: ask the operator for a new invitation, then secure-mqtt auditor join --renew"
-            )
+                error.code, "\(error.reason); or ask for a new invitation, then secure-mqtt auditor join --renew",
+                word: error.word)
         }
-        let certificates = try await self.client.renew(
-            try .make(for: current.spiffeID.id, key: key), by: credentials)
         return try EnrolledIdentity(
             certificates, for: current.spiffeID.id, role: current.spiffeID.role, key: key, trust: self.trust,
             at: now())
+    }
+
+    /// - Throws: ``EnrolmentError`` with code `identity` for a certificate that cannot renew itself any more.
+    public static func requireValid(_ current: VerifiedIdentity, at now: UnixTime) throws(EnrolmentError) {
+        guard !current.validity.contains(now) else { return }
+        throw EnrolmentError(
+            .identity,
+            "the certificate of \(current.spiffeID.id) expired at \(CivilTime(current.validity.upperBound).iso8601) and cannot renew itself any more: ask the operator for a new invitation, then secure-mqtt auditor join --renew"
+        )
     }
 
     /// The authority's newest revocation lists; their signatures are checked by whoever takes them.

@@ -5,8 +5,8 @@ import X509
 
 /// The entries of a revocation list, checked once and left where they lie in its DER; found by serial number.
 ///
-/// A table of places: four bytes an entry and as many to spare, so that a list of a hundred thousand takes no more
-/// than its own bytes and half a megabyte, and a look-up one hash.
+/// A table of places, four bytes each, at least twice as many as entries: a list of a hundred thousand takes its own
+/// bytes and a megabyte, and a look-up one hash.
 struct RevokedEntries: Sendable {
     private let der: [UInt8]
     /// Open addressing: where an entry begins in `der`; 0 for a free place. A power of two.

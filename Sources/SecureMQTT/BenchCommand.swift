@@ -8,6 +8,7 @@ struct BenchCommand: AsyncParsableCommand {
         abstract: "Measure this machine.",
         subcommands: [
             BenchIngestCommand.self, BenchEndToEndCommand.self, BenchSessionsCommand.self, BenchBrokerCommand.self,
+            BenchAuthorityCommand.self,
         ])
 }
 

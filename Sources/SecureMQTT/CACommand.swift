@@ -47,6 +47,14 @@ struct CACommand: AsyncParsableCommand {
             passphrase: PassphraseSources.source(file: self.passphraseFile ?? settings.passphraseFile),
             publication: settings.publication)
         let logger = Logger(label: "ca")
+        if let folder = settings.mosquitto {
+            let takeover = try MosquittoTakeover(folder: folder, configuration, roots: directory.roots)
+            authority.onLists = { lists, revoked in
+                try await takeover.tell(lists, ending: Set(revoked.map(\.spiffeID)), by: directory) {
+                    logger.notice("\($0)")
+                }
+            }
+        }
         let server = try CertificateAuthorityServer(
             directory, configuration: authority, now: { .now },
             onListening: { ports in

@@ -164,6 +164,7 @@ extension InstallationConfiguration {
             publicPort: publicPort,
             publication: publication,
             passphraseFile: values.path(.caPassphraseFile),
+            mosquitto: values.path(.caMosquitto),
             invitationLifetime: try values.int(.caInvitationLifetime, 60...2_592_000, default: 259_200))
     }
 

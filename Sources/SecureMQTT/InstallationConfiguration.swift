@@ -95,6 +95,7 @@ struct InstallationConfiguration: Sendable {
         case caPublicPort = "ca.public-port"
         case caPublicURL = "ca.public-url"
         case caPassphraseFile = "ca.passphrase-file"
+        case caMosquitto = "ca.mosquitto"
         case caInvitationLifetime = "ca.invitation-lifetime"
     }
 }
@@ -272,6 +273,8 @@ struct AuthoritySettings: Sendable {
     /// The passphrase of the issuing key, in a file of mode 0600; nil for `$CREDENTIALS_DIRECTORY/ca-passphrase`, or a
     /// question on the terminal.
     let passphraseFile: String?
+    /// The folder of a Mosquitto that is told of revocations, as `pki export-mosquitto` wrote it; nil for none.
+    let mosquitto: String?
     /// How long an invitation lives, in seconds. Default three days.
     let invitationLifetime: Int
 }

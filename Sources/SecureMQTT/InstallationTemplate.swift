@@ -102,6 +102,8 @@ enum InstallationTemplate {
           # The passphrase of the issuing key, in a file of mode 0600. Else it is
           # $CREDENTIALS_DIRECTORY/ca-passphrase (systemd), or asked for on the terminal.
           #passphrase-file: /etc/secure-mqtt/ca-passphrase
+          # With Mosquitto on this machine: the folder of pki export-mosquitto. It is told of revocations.
+          #mosquitto: /etc/mosquitto/energy
           # Seconds.
           #invitation-lifetime: 259200
 

@@ -72,12 +72,13 @@ struct PKIRevokeCommand: AsyncParsableCommand {
             let revoked = try authority.revoke(
                 try Identifier(id), reason: self.reason.value, at: .now, requester: Requester.local)
             if self.json {
-                return try output.json(["revoked": revoked.map(\.serialNumber.hexadecimal)])
+                try output.json(["revoked": revoked.map(\.serialNumber.hexadecimal)])
+            } else {
+                for certificate in revoked {
+                    output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
+                }
+                output.line("Wrote \(path).")
             }
-            for certificate in revoked {
-                output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
-            }
-            output.line("Wrote \(path).")
             try await self.tellMosquitto(authority, ending: Set(revoked.map(\.spiffeID)))
         } else {
             let withRoot = try authority.renewRevocationLists(
@@ -91,30 +92,12 @@ struct PKIRevokeCommand: AsyncParsableCommand {
     private func tellMosquitto(_ authority: AuthorityDirectory, ending parties: Set<SPIFFEID>) async throws {
         guard let mosquitto else { return }
         let settings = try await self.authority.configuration.load()
-        let takeover = MosquittoTakeover(
-            folder: mosquitto, host: settings.broker.host, port: settings.broker.port, roots: authority.roots,
-            gate: try settings.trust.makeGate())
-        let output = Terminal.standardOutput
+        let takeover = try MosquittoTakeover(folder: mosquitto, settings, roots: authority.roots)
         let lists = try CertificateFile.readRevocationLists(
             AuthorityDirectory.revocationListsPath(in: authority.path))
-        guard try takeover.reload(lists) else {
-            throw CommandError(
-                .unavailable,
-                "Mosquitto does not run as \(mosquitto)/mosquitto.pid says: send it a SIGHUP, and restart it to end live sessions"
-            )
-        }
-        output.line("Mosquitto reads \(mosquitto)/crl.pem again.")
-        guard !parties.isEmpty else { return }
-        for party in parties.sorted(by: { $0.rawValue < $1.rawValue }) {
-            do {
-                try await takeover.end(sessionOf: party, by: authority, at: .now)
-            } catch {
-                throw CommandError(
-                    .unavailable,
-                    "\(party) is revoked, but its live session at Mosquitto could not be ended: \(error); restart Mosquitto"
-                )
-            }
-            output.line("Ended the session of \(party.id), if there was one.")
+        let output = Terminal.standardOutput
+        try await takeover.tell(lists, ending: parties, by: authority) { line in
+            if !self.json { output.line(line) }
         }
     }
 }

@@ -454,7 +454,7 @@ import Testing
     func deadLetterBound() throws {
         var desk = try Desk { $0.maximumDeadLetterBytes = 500 }
         var center = try Center(desk)
-        for number in 1...6 { center.refusals[Int64(number)] = .revoked }
+        for number in 1...6 { center.refusals[Int64(number)] = .topic }
         try desk.read(1...6)
         try desk.connect(&center)
         try desk.converse(&center)

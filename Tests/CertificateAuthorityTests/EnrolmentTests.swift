@@ -21,6 +21,11 @@ struct EnrolmentTests {
             let body = try await ca.body(try await ca.request("mona"))
             let answer = try await ca.enroll("mona", token: token, body: body)
             #expect(answer.status == 200, "\(answer.text)")
+            // A certs-only message (RFC 5652) whatever reads it.
+            let parsed = try await OpenSSL.run(
+                ["asn1parse", "-inform", "DER"],
+                input: Array(try #require(Data(base64Encoded: answer.text.filter { !$0.isWhitespace }))))
+            #expect(parsed.status == 0 && parsed.output.contains("pkcs7-signedData"), "\(parsed.errorOutput)")
             let leaf = try #require(try await ca.certificates(answer).first)
             let verifier = try IdentityVerifier(
                 trustDomain: try ca.authority.trustDomain, roots: [ca.authority.root],

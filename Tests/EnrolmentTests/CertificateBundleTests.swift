@@ -40,9 +40,11 @@ import Testing
 
     @Test("Base64 may have line breaks, and nothing else") func base64MayHave() throws {
         let text = Self.base64(self.bytes)
-        let lines = text.enumerated().flatMap { $0 > 0 && $0 % 76 == 0 ? [13, 10, $1] : [$1] }
+        let lines = text.enumerated().flatMap { (index, byte) -> [UInt8] in
+            index > 0 && index % 76 == 0 ? [13, 10, byte] : [byte]
+        }
         #expect(try CertificateBundle(base64: lines).certificates.count == 2)
-        for bad in [[], Array("====".utf8), text + [UInt8(ascii: "!")], Array(text.dropLast(3))] {
+        for bad: [UInt8] in [[], Array("====".utf8), text + [UInt8(ascii: "!")], Array(text.dropLast(3))] {
             #expect(throws: EnrolmentError(.format, "")) { try CertificateBundle(base64: bad) }
         }
     }

@@ -1,3 +1,4 @@
+import Crypto
 import Enrolment
 import Foundation
 import Identity
@@ -196,8 +197,9 @@ struct JoiningTests {
         let server = try await ESTServer(self.pki, state: self.state { $0.mode = "revoked" })
         let mona = try self.pki.auditor("mona")
         let identity = try self.pki.verifier().verify(chain: mona.chain, at: self.pki.now)
+        let renewing = try self.renewing(server)
         do throws(EnrolmentError) {
-            _ = try await self.renewing(server).renew(
+            _ = try await renewing.renew(
                 identity, by: ESTClient.Credentials(chain: mona.chain, key: mona.key), key: SigningKey(),
                 clock: self.now)
             Issue.record("it was renewed")

@@ -1,4 +1,6 @@
+import Crypto
 import Foundation
+import Identity
 import PKI
 import TestSupport
 import Testing

@@ -230,6 +230,17 @@ struct CACommandTests {
         }
     }
 
+    @Test("bench authority enrols every device, reads the list, and says how fast")
+    func bench() async throws {
+        let result = try await self.run("bench", "authority", "--devices", "40", "--entries", "2000", "--json")
+        #expect(result.status == 0, "\(result.errorOutput)")
+        let object = try #require(
+            try JSONSerialization.jsonObject(with: Data(result.output.utf8)) as? [String: Any])
+        #expect(object["devices"] as? Int == 40 && object["entries"] as? Int == 2_000)
+        #expect(
+            (object["enrolments_per_minute"] as? Double ?? 0) > 0 && (object["ms_to_read_list"] as? Double ?? 0) > 0)
+    }
+
     @Test("A request of openssl's is signed; one for another ID is not")
     func signs() async throws {
         _ = try await self.makeInstallation()

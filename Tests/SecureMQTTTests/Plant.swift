@@ -77,7 +77,7 @@ final class Plant: Sendable {
             }
         }
         if losesWrites {
-            let center = try await LostWrites(root: "\(self.site)/control-center", image: folder.path("center.image"))
+            let center = try await LostWrites(root: "\(self.site)/store", image: folder.path("center.image"))
             self.disks = [
                 .auditor: try await LostWrites(root: state, image: folder.path("auditor.image")),
                 .server: center, .controlCenter: center,

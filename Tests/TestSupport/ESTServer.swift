@@ -33,6 +33,8 @@ public final class ESTServer: Sendable {
         /// How wrong its `Date` is, in seconds.
         public var dateOffset = 0
 
+        public init(trustDomain: String) { self.trustDomain = trustDomain }
+
         enum CodingKeys: String, CodingKey {
             case tokens, lifetime, backdating, mode
             case trustDomain = "trust_domain"

@@ -1,13 +1,16 @@
+import Foundation
 public import PKI
 import X509
 
 /// The newest revocation lists that an auditor has heard of, on its disk: what it knew before a restart it knows
 /// behind it, and nobody talks it back to an older list.
 public struct RevocationMemory: Sendable {
+    private let directory: String
     private let path: String
 
-    /// - Parameter directory: the auditor's state directory.
+    /// - Parameter directory: the auditor's state directory; made when there is something to keep.
     public init(directory: String) {
+        self.directory = directory
         self.path = "\(directory)/revocation-lists.pem"
     }
 
@@ -31,6 +34,12 @@ public struct RevocationMemory: Sendable {
         // As many as are read again.
         if lists.count >= 8 { lists.removeFirst() }
         lists.append(list)
+        do {
+            try FileManager.default.createDirectory(
+                atPath: self.directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
+        } catch {
+            throw PKIError(.io, "cannot create \(self.directory): \(error.localizedDescription)")
+        }
         try DurableFile.replace(self.path, Array(lists.map(\.pemText).joined().utf8), mode: 0o644)
         return true
     }

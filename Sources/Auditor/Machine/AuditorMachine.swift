@@ -653,6 +653,7 @@ public struct AuditorMachine: Sendable {
         // What the control center has told since may be newer; lists of those who are gone are of no use.
         for list in self.trust.revocationLists { try? verifier.update([list]) }
         self.trust = verifier
+        self.judgeOwnCertificate("the authority's revocation list")
     }
 
     private mutating func learnOfRevocation(_ how: String) {
@@ -797,10 +798,14 @@ public struct AuditorMachine: Sendable {
         // An older list, or one of another authority, changes nothing.
         guard let list = try? RevocationList(der: bytes), (try? self.trust.update([list])) != nil else { return }
         self.actions.append(.keep(list))
+        self.judgeOwnCertificate("revocation list \(list.number)")
+    }
+
+    private mutating func judgeOwnCertificate(_ how: String) {
         do {
             _ = try self.trust.verifyAtIssue(der: Array(self.configuration.certificateChain.prefix(2)))
         } catch {
-            if error.code == .revoked { self.learnOfRevocation("revocation list \(list.number)") }
+            if error.code == .revoked { self.learnOfRevocation(how) }
         }
     }
 

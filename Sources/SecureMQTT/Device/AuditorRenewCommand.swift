@@ -11,7 +11,9 @@ struct AuditorRenewCommand: AsyncParsableCommand {
             those who do not want to wait. The auditor may run meanwhile: it goes on under the new certificate at once.
               secure-mqtt auditor renew --config /etc/secure-mqtt/secure-mqtt.yaml
 
-            An expired certificate cannot renew itself: the operator gives a new invitation, and
+            An expired certificate is enough only on an operator's word, which holds once:
+              secure-mqtt pki renew-allow mona
+            Otherwise the operator gives a new invitation, and
               secure-mqtt auditor join --renew ...
             """)
 
@@ -26,7 +28,7 @@ struct AuditorRenewCommand: AsyncParsableCommand {
             throw CommandError(.usage, "say whose: --config FILE of an auditor")
         }
         let device = try DeviceIdentity(settings, auditor)
-        let renewed = try await device.renew(keepingKey: self.keepKey ? true : nil)
+        let renewed = try await device.renew(keepingKey: self.keepKey ? true : nil, evenIfExpired: true)
         Terminal.standardOutput.line(
             "Renewed \(renewed.spiffeID), valid until \(CivilTime(renewed.validity.upperBound).iso8601).")
     }

@@ -133,7 +133,7 @@ struct DeviceIdentity: Sendable {
     /// - Returns: The new identity.
     /// - Throws: ``CommandError`` `unavailable` if another process does the same now; `EnrolmentError`, `PKIError`.
     @discardableResult
-    func renew(keepingKey: Bool? = nil) async throws -> VerifiedIdentity {
+    func renew(keepingKey: Bool? = nil, evenIfExpired: Bool = false) async throws -> VerifiedIdentity {
         guard let text = self.auditor.authority else {
             throw CommandError(
                 .configuration,
@@ -147,13 +147,14 @@ struct DeviceIdentity: Sendable {
         let (chain, key) = try self.files.read()
         let held = try Self.readTrust(self.settings, self.memory)
         let current = try Self.verify(chain, for: self.auditor, trust: held)
+        if !evenIfExpired { try Renewing.requireValid(current, at: .now) }
         let trust = try await self.learn(Renewing(address: address, trust: held, gate: self.parts.gate))
         let renewing = Renewing(address: address, trust: trust, gate: self.parts.gate)
         let keepsKey = keepingKey ?? self.auditor.keepsKey
         let next = try keepsKey ? key : self.files.prepareKey()
         let renewed = try await renewing.renew(
             current, by: ESTClient.Credentials(chain: [current.certificate, current.intermediate], key: key),
-            key: next, clock: { .now })
+            key: next, evenIfExpired: evenIfExpired, clock: { .now })
         try self.files.replace(renewed.chain)
         return renewed.identity
     }
@@ -199,19 +200,23 @@ struct DeviceIdentity: Sendable {
             || Set(trust.intermediateCertificates) != Set(held.intermediateCertificates)
         {
             try self.parts.replaceTrust(trust.revocationLists)
-            await service.trust(try Self.readTrust(self.settings, self.memory))
         }
+        for list in self.memory.read() { try? self.parts.gate.update([list]) }
+        await service.trust(try Self.readTrust(self.settings, self.memory))
     }
 
     /// Keeps the certificate young while the auditor runs.
     func makeRenewal(of service: AuditorService, bus: RenewableClientBus) -> RenewalService {
         var renew: (@Sendable () async throws -> Void)?
-        if self.auditor.authority != nil { renew = { _ = try await self.renew() } }
+        var refresh: (@Sendable () async throws -> Void)?
+        if self.auditor.authority != nil {
+            renew = { _ = try await self.renew() }
+            refresh = { try await self.refresh(service) }
+        }
         return RenewalService(
             files: self.files, current: self.identity,
             actions: RenewalService.Actions(
-                renew: renew,
-                refresh: self.auditor.authority.map { _ in { try await self.refresh(service) } },
+                renew: renew, refresh: refresh,
                 verify: { chain, _ in
                     try Self.verify(
                         chain, for: self.auditor, trust: try Self.readTrust(self.settings, self.memory))

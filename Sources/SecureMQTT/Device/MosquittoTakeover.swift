@@ -26,6 +26,42 @@ struct MosquittoTakeover: Sendable {
     /// Asked after the handshake whether it is the broker.
     let gate: PeerGate
 
+    init(folder: String, _ settings: InstallationConfiguration, roots: [Certificate]) throws {
+        self.folder = folder
+        self.host = settings.broker.host
+        self.port = settings.broker.port
+        self.roots = roots
+        self.gate = try settings.trust.makeGate()
+    }
+
+    /// Gives Mosquitto the lists, and ends the live sessions of the revoked.
+    ///
+    /// - Parameter say: what was done, a line each.
+    /// - Throws: ``CommandError`` `unavailable`, which says what is still to be done; `PKIError`.
+    func tell(
+        _ lists: [RevocationList], ending parties: Set<SPIFFEID>, by authority: AuthorityDirectory,
+        say: (String) -> Void
+    ) async throws {
+        guard try self.reload(lists) else {
+            throw CommandError(
+                .unavailable,
+                "Mosquitto does not run as \(self.folder)/mosquitto.pid says: send it a SIGHUP, and restart it to end live sessions"
+            )
+        }
+        say("Mosquitto reads \(self.folder)/crl.pem again.")
+        for party in parties.sorted(by: { $0.rawValue < $1.rawValue }) {
+            do {
+                try await self.end(sessionOf: party, by: authority, at: .now)
+            } catch {
+                throw CommandError(
+                    .unavailable,
+                    "\(party) is revoked, but its live session at Mosquitto could not be ended: \(error); restart Mosquitto"
+                )
+            }
+            say("Ended the session of \(party.id), if there was one.")
+        }
+    }
+
     private var listsPath: String { "\(self.folder)/crl.pem" }
     private var processIdentifierPath: String { "\(self.folder)/mosquitto.pid" }
 
