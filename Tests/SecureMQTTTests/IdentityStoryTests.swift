@@ -76,11 +76,13 @@ import Testing
         func device(_ id: String) -> String { self.folder.path("devices/\(id)") }
 
         /// An auditor that lives: a reading and a statement a second.
-        func live(_ id: String) throws -> ChildProcess {
+        ///
+        /// - Parameter state: another outbox than that of its configuration: what replayed a file goes on with that file.
+        func live(_ id: String, state: String? = nil) throws -> ChildProcess {
             try Program.start([
                 "auditor", "run", "--config", "\(self.device(id))/secure-mqtt.yaml", "--simulate", "--speed",
                 "900", "--set", "auditor.statement-interval=1", "--log-level", "info",
-            ])
+            ] + (state.map { ["--state", $0] } ?? []))
         }
 
         func query<Value: DatabaseValueConvertible>(_ sql: String, as _: Value.Type = Value.self) throws -> Value? {
@@ -146,7 +148,7 @@ import Testing
 
         // Revoked by an operator while it lives.
         let before = try site.query(site.statements("mona"), as: Int.self) ?? 0
-        let mona = try site.live("mona")
+        let mona = try site.live("mona", state: site.folder.path("live"))
         defer { mona.kill() }
         try await site.waitFor(before + 2, site.statements("mona"))
         let clock = ContinuousClock()
@@ -163,7 +165,9 @@ import Testing
         try await site.waitFor(seen + 3, site.statements("lena"))
         #expect(try site.query(site.statements("mona"), as: Int.self) == after)
         #expect(!serve.errorOutput.contains("/auditor/lena disconnected"))
-        let status = try await Program.run(["auditor", "status", "--config", config, "--json"])
+        let status = try await Program.run([
+            "auditor", "status", "--config", config, "--set", "auditor.state=\(site.folder.path("live"))", "--json",
+        ])
         #expect(status.output.contains("revoked"), "\(status.output)\(status.errorOutput)")
 
         for process in [lena, serve, site.authority] {

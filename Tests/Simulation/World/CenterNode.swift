@@ -214,7 +214,6 @@ extension World {
             self.crashCenter()
             return
         }
-        for (c, n) in work.step.batch.counts { print("DBG", self.step, c.claimed, c.reason, n) }
         self.note(
             .controlCenter, "commits", Int64(work.step.batch.statements.count), Int64(work.deliveries.count))
         self.checker.center.committed(work, in: self)
