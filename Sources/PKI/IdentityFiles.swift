@@ -64,6 +64,7 @@ public struct IdentityFiles: Hashable, Sendable {
     ///
     /// - Throws: ``PKIError`` with code `signing` if it is for neither key; `io`.
     public func replace(_ chain: [Certificate]) throws(PKIError) {
+        try self.keepFormer()
         let text = Array(chain.map(\.pemText).joined().utf8)
         if let present = try? KeyFile.read(self.key), Self.belongs(present, to: chain) {
             try DurableFile.replace(self.certificate, text, mode: 0o644)
@@ -74,6 +75,19 @@ public struct IdentityFiles: Hashable, Sendable {
         }
         try DurableFile.replace(self.nextCertificate, text, mode: 0o644)
         _ = try self.finish()
+    }
+
+    /// The most former certificates that are kept.
+    public static let maximumFormerCount = 8
+
+    /// The certificates that this party has had before, the newest last: what they signed may still be on its way.
+    public var former: [Certificate] { (try? CertificateFile.read("\(self.certificate).former")) ?? [] }
+
+    private func keepFormer() throws(PKIError) {
+        guard let leaf = (try? CertificateFile.read(self.certificate))?.first else { return }
+        let former = (self.former.filter { $0 != leaf } + [leaf]).suffix(Self.maximumFormerCount)
+        try DurableFile.replace(
+            "\(self.certificate).former", Array(former.map(\.pemText).joined().utf8), mode: 0o644)
     }
 
     /// Carries out an exchange that is complete on disk.

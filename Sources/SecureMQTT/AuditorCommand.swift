@@ -137,6 +137,7 @@ struct AuditorRunCommand: AsyncParsableCommand {
         let bus = try RenewableClientBus(try device.clientConfiguration())
         var configuration = AuditorConfiguration(
             certificateChain: [identity.certificate, identity.intermediate].map(\.der))
+        configuration.formerCertificates = device.files.former.map(\.der)
         configuration.statementInterval = Int64(auditor.statementInterval) * 1_000_000_000
         configuration.maximumOutboxMessages = auditor.maximumUnsent
         configuration.clockQuality = .ofSystem

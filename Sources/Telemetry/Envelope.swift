@@ -200,6 +200,9 @@ public struct Envelope: Sendable {
     /// The certificates of `x5chain` in DER, leaf first: 2 to 4 for a hello, else none.
     public var certificateChain: [[UInt8]] { self.header.chain.map { [UInt8](self.message.bytes[$0]) } }
 
+    /// The certificates of `x5bag` in DER: those that the signer of a hello has had before, at most 8; else none.
+    public var formerCertificates: [[UInt8]] { self.header.bag.map { [UInt8](self.message.bytes[$0]) } }
+
     /// Who is named by a message in a stream or a hello: the issuer; by receipts: the auditor they are for.
     var auditorID: Range<Int> { self.kind == .receipts ? self.header.subject?.id ?? 0..<0 : self.header.issuer.id }
 

@@ -4,7 +4,7 @@ import Identity
 /// The protected header of all our messages: what its labels say (RFC 9052 section 3.1, RFC 9360, 9596, 9597).
 ///
 /// Labels come in the bytewise order of deterministic CBOR: 1 alg, 3 content type, 15 CWT claims, 16 typ,
-/// 33 x5chain, 34 x5t, "seq", "prev", "clock".
+/// 32 x5bag, 33 x5chain, 34 x5t, "seq", "prev", "clock".
 struct ProtectedHeader: Sendable {
     var issuer: SPIFFEBytes
     /// The auditor's SPIFFE ID in `sub`, where a kind has a subject.
@@ -13,13 +13,18 @@ struct ProtectedHeader: Sendable {
     var issuedAt: Timestamp
     var certificateHash: CertificateHash
     var chain: [Range<Int>]
+    /// Of a hello: certificates that the auditor has had before.
+    var bag: [Range<Int>]
     var position: StreamPosition?
     var clock: ClockQuality?
 
     /// Certificates in `x5chain`: leaf and at least one intermediate.
     static let chainLength = 2...4
 
-    /// The longest certificate in `x5chain`, in bytes of DER.
+    /// The most certificates in `x5bag`.
+    static let maximumBagCount = 8
+
+    /// The longest certificate in `x5chain` and `x5bag`, in bytes of DER.
     static let maximumCertificateLength = 4_096
 
     // MARK: First pass: is it canonical, which labels are there, and of what kind is the message?
@@ -31,6 +36,7 @@ struct ProtectedHeader: Sendable {
         var contentType: Int?
         var claims: Int?
         var type: Int?
+        var bag: Int?
         var chain: Int?
         var certificateHash: Int?
         var sequence: Int?
@@ -53,6 +59,7 @@ struct ProtectedHeader: Sendable {
                 case 3: labels.contentType = reader.position
                 case 15: labels.claims = reader.position
                 case 16: labels.type = reader.position
+                case 32: labels.bag = reader.position
                 case 33: labels.chain = reader.position
                 case 34: labels.certificateHash = reader.position
                 default: break
@@ -136,6 +143,22 @@ struct ProtectedHeader: Sendable {
         self.certificateHash = hash
 
         self.chain = []
+        self.bag = []
+        if kind == .hello, let position = labels.bag {
+            value = try reader(position, "x5bag")
+            // One alone, or an array of two or more (RFC 9360 section 2).
+            let count = value.nextMajorType == 2 ? 1 : try value.arrayCount()
+            guard count == 1 ? value.position == position : (2...Self.maximumBagCount).contains(count) else {
+                throw COSEError(.unexpected, "x5bag must be one certificate or an array of 2 to 8", at: position)
+            }
+            for _ in 0..<count {
+                let certificate = try value.byteString()
+                guard (1...Self.maximumCertificateLength).contains(certificate.count) else {
+                    throw COSEError(.unexpected, "a certificate of more than 4,096 bytes", at: certificate.lowerBound)
+                }
+                self.bag.append(certificate)
+            }
+        }
         if kind == .hello {
             value = try reader(labels.chain, "x5chain")
             let start = value.position
@@ -233,11 +256,12 @@ struct ProtectedHeader: Sendable {
     /// Encodes the header of a message of ours.
     static func encode(
         kind: Envelope.Kind, issuer: SPIFFEID, subject: StreamName?, issuedAt: Timestamp,
-        certificateHash: CertificateHash, chain: [[UInt8]] = [],
+        certificateHash: CertificateHash, chain: [[UInt8]] = [], bag: [[UInt8]] = [],
         position: StreamPosition? = nil, clock: ClockQuality? = nil
     ) -> [UInt8] {
-        var writer = CBORWriter(capacity: 512 + chain.reduce(0) { $0 + $1.count })
-        writer.map(5 + (chain.isEmpty ? 0 : 1) + (position == nil ? 0 : 2) + (clock == nil ? 0 : 1))
+        var writer = CBORWriter(capacity: 512 + (chain + bag).reduce(0) { $0 + $1.count })
+        writer.map(
+            5 + (chain.isEmpty ? 0 : 1) + (bag.isEmpty ? 0 : 1) + (position == nil ? 0 : 2) + (clock == nil ? 0 : 1))
         writer.unsigned(1)
         writer.integer(-7)
         writer.unsigned(3)
@@ -254,6 +278,11 @@ struct ProtectedHeader: Sendable {
         writer.integer(issuedAt.seconds)
         writer.unsigned(16)
         writer.text(kind.type)
+        if !bag.isEmpty {
+            writer.unsigned(32)
+            if bag.count > 1 { writer.array(bag.count) }
+            for certificate in bag { writer.byteString(certificate) }
+        }
         if !chain.isEmpty {
             writer.unsigned(33)
             writer.array(chain.count)

@@ -32,18 +32,22 @@ extension Hello {
     /// - Parameters:
     ///   - issuedAt: Now, by the signer's clock; whole seconds are kept.
     ///   - chain: Leaf and intermediate (up to four certificates) in DER; the leaf is the signer's.
+    ///   - former: Certificates of the signer's that statements name which have no receipt yet; at most 8.
     /// - Throws: ``Refusal`` `header` if the chain does not begin with the signer's certificate or has a length
     ///   out of range, `format` if something in the hello is; else what the signer throws.
-    public func signed(issuedAt: Timestamp, chain: [[UInt8]], by signer: some Signer) throws -> SignedMessage {
+    public func signed(
+        issuedAt: Timestamp, chain: [[UInt8]], former: [[UInt8]] = [], by signer: some Signer
+    ) throws -> SignedMessage {
         guard ProtectedHeader.chainLength.contains(chain.count),
-            chain.allSatisfy({ (1...ProtectedHeader.maximumCertificateLength).contains($0.count) }),
+            (chain + former).allSatisfy({ (1...ProtectedHeader.maximumCertificateLength).contains($0.count) }),
+            former.count <= ProtectedHeader.maximumBagCount,
             CertificateHash(hashing: chain[0]) == signer.certificateHash
         else {
-            throw Refusal(.header, "a hello carries 2 to 4 certificates, the signer's first")
+            throw Refusal(.header, "a hello carries 2 to 4 certificates, the signer's first, and at most 8 former ones")
         }
         let header = ProtectedHeader.encode(
             kind: .hello, issuer: signer.issuer, subject: nil, issuedAt: try checked(issuedAt),
-            certificateHash: signer.certificateHash, chain: chain)
+            certificateHash: signer.certificateHash, chain: chain, bag: former)
         return try sign(header, self.encoded(), by: signer)
     }
 }

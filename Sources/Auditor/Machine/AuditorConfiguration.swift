@@ -4,6 +4,11 @@ public import Telemetry
 public struct AuditorConfiguration: Hashable, Sendable {
     /// The certificate and its intermediate (2 to 4 certificates in DER, the signer's first): what a hello carries.
     public var certificateChain: [[UInt8]]
+    /// The most of ``formerCertificates`` that are told.
+    public static let maximumFormerCertificates = 8
+    /// Certificates that the auditor has had before, DER, the newest last: statements without a receipt may name them,
+    /// and the control center may not have heard of them yet.
+    public var formerCertificates: [[UInt8]] = []
     /// Readings of so many nanoseconds of the source's time share a statement (STATEMENT_INTERVAL); a group also
     /// closes when it has waited so long. 0: every batch is a statement at once.
     public var statementInterval: Int64 = 60 * second

@@ -277,7 +277,7 @@ public struct AuditorMachine: Sendable {
             case .revocationList(let bytes): self.update(revocationList: bytes, now)
             case .committed: self.committed(now, &random)
             case .commitFailed(let error): self.commitFailed(error, now)
-            case .renewed(let signer, let chain): self.renew(signer, chain, now, &random)
+            case .renewed(let signer, let chain): self.renew(signer, chain, outbox, now, &random)
             case .trust(let verifier): self.trust(verifier)
             case .raise(let alarm): self.raise(alarm.kind, alarm.text)
             case .clear(let kind): self.clear(kind)
@@ -609,7 +609,7 @@ public struct AuditorMachine: Sendable {
         self.hasReceiptsSinceHello = false
         self.hasUnverifiedReceipts = false
         do {
-            let message = try Self.sign(hello, now, self.configuration.certificateChain, self.signer)
+            let message = try Self.sign(hello, now, self.configuration, self.signer)
             self.actions.append(
                 .publish(
                     Publication(
@@ -622,15 +622,17 @@ public struct AuditorMachine: Sendable {
     }
 
     private static func sign(
-        _ hello: Hello, _ now: Timestamp, _ chain: [[UInt8]], _ signer: some Signer
+        _ hello: Hello, _ now: Timestamp, _ configuration: AuditorConfiguration, _ signer: some Signer
     ) throws -> SignedMessage {
-        try hello.signed(issuedAt: now, chain: chain, by: signer)
+        try hello.signed(
+            issuedAt: now, chain: configuration.certificateChain, former: configuration.formerCertificates, by: signer)
     }
 
     // MARK: The own certificate
 
     private mutating func renew(
-        _ signer: any Signer, _ chain: [[UInt8]], _ now: Timestamp, _ random: inout some RandomNumberGenerator
+        _ signer: any Signer, _ chain: [[UInt8]], _ outbox: some OutboxReader, _ now: Timestamp,
+        _ random: inout some RandomNumberGenerator
     ) {
         guard signer.issuer == self.signer.issuer else {
             self.raise(.signing, "the new certificate is of \(signer.issuer), not of \(self.signer.issuer)")
@@ -638,6 +640,11 @@ public struct AuditorMachine: Sendable {
         }
         guard signer.certificateHash != self.signer.certificateHash else { return }
         self.signer = signer
+        // Statements without a receipt may name any of them; without such statements none is needed.
+        var former = self.configuration.formerCertificates
+        if outbox.summary.unreceipted == 0, self.committing == nil { former = [] }
+        former.append(contentsOf: self.configuration.certificateChain.prefix(1))
+        self.configuration.formerCertificates = former.suffix(AuditorConfiguration.maximumFormerCertificates)
         self.configuration.certificateChain = chain
         self.isCommittingFormer = self.committing.map { !$0.appended.isEmpty } ?? false
         self.isRevoked = false

@@ -373,6 +373,7 @@ public struct IngestCore<Store: LedgerStore> {
         if self.examiner.directory[hello.certificateHash]?.identity == nil {
             try self.register(hello, at: now)
         }
+        for leaf in hello.former { try self.register(former: leaf, hello, at: now) }
         self.hellos.append((spiffeID.rawValue, hello.hello))
     }
 
@@ -392,6 +393,27 @@ public struct IngestCore<Store: LedgerStore> {
             CommitBatch.Certificate(
                 number: number, hash: hello.certificateHash.bytes, spiffeID: hello.identity.spiffeID.rawValue,
                 chain: hello.chain, firstSeen: now))
+    }
+
+    /// Remembers a certificate that the auditor has had before and no hello has brought until now.
+    private mutating func register(former leaf: [UInt8], _ hello: VerifiedHello, at now: Timestamp) throws {
+        let hash = CertificateHash(hashing: leaf)
+        guard hello.chain.count > 1, try !self.loadCertificate(hash) else { return }
+        var numbers = try self.numbers()
+        let number = numbers.certificate
+        let spiffeID = hello.identity.spiffeID
+        guard
+            let known = KnownCertificate(
+                former: leaf, of: spiffeID, intermediate: hello.chain[1], number: number,
+                verifier: self.examiner.verifier)
+        else { return }
+        numbers.certificate += 1
+        self.next = numbers
+        self.examiner.directory[hash] = known
+        self.step.batch.certificates.append(
+            CommitBatch.Certificate(
+                number: number, hash: hash.bytes, spiffeID: spiffeID.rawValue,
+                chain: [leaf, known.identity?.intermediate.der ?? hello.chain[1]], firstSeen: now))
     }
 
     // MARK: What is in memory

@@ -52,6 +52,24 @@ public final class KnownCertificate: Sendable {
     }
 }
 
+extension KnownCertificate {
+    /// A certificate that an auditor has had before, as its hello brings it: what it signed may have waited for longer
+    /// than it lived, so that no hello under it ever came.
+    ///
+    /// - Returns: `nil` if it is not one of ours, or not that auditor's.
+    convenience init?(
+        former leaf: [UInt8], of spiffeID: SPIFFEID, intermediate: [UInt8], number: Int64, verifier: IdentityVerifier
+    ) {
+        guard let certificate = try? Certificate(der: leaf),
+            let names = try? certificate.extensions.subjectAlternativeNames,
+            names.contains(.uniformResourceIdentifier(spiffeID.rawValue))
+        else { return nil }
+        self.init(
+            CertificateRecord(number: number, spiffeID: spiffeID.rawValue, chain: [leaf, intermediate]),
+            verifier: verifier)
+    }
+}
+
 /// Whether new messages of a certificate's holder are taken.
 enum Standing {
     case good

@@ -32,6 +32,8 @@ public struct VerifiedHello: Sendable {
     public let certificateHash: CertificateHash
     public let identity: VerifiedIdentity
     public let chain: [[UInt8]]
+    /// Certificates that its auditor says to have had before, DER; not verified.
+    public let former: [[UInt8]]
 
     /// - Throws: `Refusal` with `signature`.
     init(_ identified: IdentifiedHello) throws(Refusal) {
@@ -42,6 +44,7 @@ public struct VerifiedHello: Sendable {
         self.certificateHash = identified.decoded.envelope.certificateHash
         self.identity = identified.identity
         self.chain = identified.chain
+        self.former = identified.decoded.envelope.formerCertificates
     }
 }
 

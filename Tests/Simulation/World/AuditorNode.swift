@@ -61,8 +61,10 @@ extension World {
         auditor.tokens = [:]
         auditor.tickAt = nil
         do {
+            var configuration = Self.configuration(of: auditor.party, self.scenario)
+            configuration.formerCertificates = self.certificates.former(of: auditor.auditor, but: auditor.party)
             var machine = AuditorMachine(
-                configuration: Self.configuration(of: auditor.party, self.scenario),
+                configuration: configuration,
                 signer: try PartySigner(auditor.party), trust: self.cast.verifier, outbox: auditor.card.visible,
                 now: self.now, random: &auditor.random)
             machine.know(self.cast.centerIdentity)

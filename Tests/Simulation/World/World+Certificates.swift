@@ -33,6 +33,12 @@ struct CertificateBook {
         self.ends[CertificateHash(hashing: party.certificate.der)] = party.certificate.notAfter
     }
 
+    /// What its device still knows of certificates that the auditor has had before.
+    func former(of auditor: Int, but party: TestPKI.Party) -> [[UInt8]] {
+        (self.parties[auditor] ?? []).map(\.certificate.der).filter { $0 != party.certificate.der }
+            .suffix(AuditorConfiguration.maximumFormerCertificates)
+    }
+
     /// Every certificate that the auditor has had.
     mutating func revoke(_ auditor: Int, in pki: TestPKI) throws {
         for party in self.parties[auditor] ?? [] {
