@@ -292,7 +292,7 @@ import Testing
             switch self {
             case .authority: "is not a broker"
             case .revoked: "was revoked"
-            case .expired: "expired"
+            case .expired: "CERTIFICATE_VERIFY_FAILED"
             }
         }
     }
