@@ -79,10 +79,11 @@ import Testing
         ///
         /// - Parameter state: another outbox than that of its configuration: what replayed a file goes on with that file.
         func live(_ id: String, state: String? = nil) throws -> ChildProcess {
-            try Program.start([
-                "auditor", "run", "--config", "\(self.device(id))/secure-mqtt.yaml", "--simulate", "--speed",
-                "900", "--set", "auditor.statement-interval=1", "--log-level", "info",
-            ] + (state.map { ["--state", $0] } ?? []))
+            try Program.start(
+                [
+                    "auditor", "run", "--config", "\(self.device(id))/secure-mqtt.yaml", "--simulate", "--speed",
+                    "900", "--set", "auditor.statement-interval=1", "--log-level", "info",
+                ] + (state.map { ["--state", $0] } ?? []))
         }
 
         func query<Value: DatabaseValueConvertible>(_ sql: String, as _: Value.Type = Value.self) throws -> Value? {
