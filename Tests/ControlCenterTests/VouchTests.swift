@@ -24,13 +24,14 @@ import Testing
 
     /// A hello under another certificate of the auditor.
     private func hello(
-        by party: TestPKI.Party? = nil, last: (Int64, MessageID)? = nil, stream: StreamID? = nil, seed: UInt64 = 7
+        by party: TestPKI.Party? = nil, last: (Int64, MessageID)? = nil, stream: StreamID? = nil, seed: UInt64 = 7,
+        former: [[UInt8]] = []
     ) throws -> Arrival {
         let party = party ?? self.next
         let message = try Hello(
             stream: stream ?? self.home.stream, lastSequence: last?.0 ?? self.home.sequence,
             lastID: last?.1 ?? self.home.last, nonce: self.home.nonce(seed), clock: .synchronised
-        ).signed(issuedAt: self.center.now, chain: party.chainDER, by: PartySigner(party))
+        ).signed(issuedAt: self.center.now, chain: party.chainDER, former: former, by: PartySigner(party))
         return Arrival(topic: "audits/hello/home-1", bytes: message.bytes)
     }
 
@@ -162,5 +163,35 @@ import Testing
         #expect(try again.process(backlog[0]).first?.receipts.stored.map(\.last) == [2])
         try again.process(self.hello(seed: 8), backlog[1])
         #expect(again.ledger.statements.map(\.sequence) == [1, 2, 3])
+    }
+
+    /// A backlog under a certificate of which the control center never heard while it was valid.
+    private mutating func lost() throws -> (TestPKI.Party, [Arrival]) {
+        let party = try self.pki.issue(.auditor, "home-1", lifetime: 3_600)
+        self.home.signer = PartySigner(party)
+        return (party, try self.home.next(2).map { self.home.arrival($0) })
+    }
+
+    @Test mutating func `a certificate that no hello ever brought comes with a hello under the next`() throws {
+        let (party, backlog) = try self.lost()
+        try self.center.process([self.hello()] + backlog)
+        #expect(self.center.count(.certificateUnknown) == 2)
+        // Another's, a stranger's of that name, and garbage bring nothing.
+        let stranger = try self.pki.foreign().issue(.auditor, "home-1")
+        let others = [self.pki.auditors[0].certificate.der, stranger.certificate.der, [0x30, 0x00]]
+        try self.center.process([self.hello(seed: 8, former: others)] + backlog)
+        #expect(self.numbers == [1])
+        #expect(self.center.count(.certificateUnknown) == 4)
+        try self.center.process([self.hello(seed: 9, former: [party.certificate.der])] + backlog)
+        #expect(self.numbers == [1, 2, 3])
+        #expect(self.center.ledger.alarms.isEmpty)
+    }
+
+    @Test mutating func `such a certificate that is revoked is told as revoked`() throws {
+        let (party, backlog) = try self.lost()
+        try self.center.core.update(self.pki.revocationLists(revoking: [party], number: 2))
+        let answers = try self.center.process([self.hello(former: [party.certificate.der])] + backlog)
+        #expect(answers.flatMap(\.receipts.refused).map(\.reason) == [.revoked, .revoked])
+        #expect(self.numbers == [1])
     }
 }

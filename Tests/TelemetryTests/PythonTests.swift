@@ -95,7 +95,7 @@ struct PythonTests {
             clock: .synchronised
         ).signed(
             issuedAt: now, chain: [Vectors.certificate("home-1"), Vectors.certificate("vector-intermediate")],
-            by: auditor)
+            former: [Vectors.certificate("center-1"), Vectors.certificate("home-1")], by: auditor)
         let receipts = try Receipts(
             stored: [Receipts.StoredRange(first: 1, last: 1, lastID: statement.id)],
             newest: Receipts.StreamHead(sequence: 1, id: statement.id)

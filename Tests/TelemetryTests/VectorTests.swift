@@ -101,6 +101,7 @@ struct VectorTests {
         #expect(hello.hello?.remembered?.size == 7)
         #expect(hello.hello?.nonce.bytes == Array(0..<16))
         #expect(hello.position == nil)
+        #expect(hello.formerCertificates.isEmpty)
 
         let envelope = try Envelope.decode(Vectors.message("receipts"))
         let receipts = try #require(envelope.receipts)
@@ -110,6 +111,25 @@ struct VectorTests {
         #expect(receipts.refused.map(\.reason) == [.signature])
         #expect(receipts.newest?.sequence == 9)
         #expect(receipts.nonce == hello.hello?.nonce)
+    }
+
+    @Test("a hello may bring certificates that its signer has had before, at most 8", arguments: [0, 1, 2, 8, 9])
+    func formerCertificates(_ count: Int) throws {
+        let vector = try Envelope.decode(Vectors.message("hello-remembered"))
+        let hello = try #require(vector.hello)
+        let former = Array(repeating: Vectors.certificate("center-1"), count: count)
+        func sign() throws -> SignedMessage {
+            try hello.signed(
+                issuedAt: vector.issuedAt, chain: vector.certificateChain, former: former,
+                by: try Vectors.signer("home-1"))
+        }
+        guard count <= 8 else {
+            #expect(throws: Refusal(.header, "")) { try sign() }
+            return
+        }
+        let decoded = try Envelope.decode(sign().bytes)
+        #expect(decoded.formerCertificates == former)
+        #expect(decoded.certificateChain == vector.certificateChain)
     }
 
     @Test("come out of our own encoder, byte for byte but the signature", arguments: Vectors.accepted)
