@@ -166,11 +166,6 @@ import Testing
         try await site.waitFor(seen + 3, site.statements("lena"))
         #expect(try site.query(site.statements("mona"), as: Int.self) == after)
         #expect(!serve.errorOutput.contains("/auditor/lena disconnected"))
-        let status = try await Program.run([
-            "auditor", "status", "--config", config, "--set", "auditor.state=\(site.folder.path("live"))", "--json",
-        ])
-        #expect(status.output.contains("revoked"), "\(status.output)\(status.errorOutput)")
-
         for process in [lena, serve, site.authority] {
             process.send(signal: SIGTERM)
             #expect(try await process.wait() == .exited(0), "\(process.errorOutput.suffix(2_000))")
