@@ -41,7 +41,8 @@ import X509
         let (chain, read) = try self.files.read()
         #expect(chain == next.chain)
         #expect(read.publicKey.rawRepresentation == key.publicKey.rawRepresentation)
-        #expect(self.names == ["auditor.pem", "auditor.key"])
+        #expect(self.names == ["auditor.pem", "auditor.key", "auditor.pem.former"])
+        #expect(self.files.former == [self.first.chain[0]])
         #expect(try self.files.prepareKey().publicKey.rawRepresentation != key.publicKey.rawRepresentation)
     }
 
@@ -49,7 +50,8 @@ import X509
         let next = try self.next(self.first.key)
         try self.files.replace(next.chain)
         #expect(try self.files.read().chain == next.chain)
-        #expect(self.names == ["auditor.pem", "auditor.key"])
+        #expect(self.names == ["auditor.pem", "auditor.key", "auditor.pem.former"])
+        #expect(self.files.former == [self.first.chain[0]])
     }
 
     @Test("A certificate for another key is refused") func certificateAnotherKey() throws {
