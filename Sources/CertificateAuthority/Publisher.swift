@@ -115,7 +115,10 @@ final class Publisher: Sendable {
         }
         // What cannot be renewed here, because the key is offline, is said every day, weeks before it is late.
         for list in lists {
-            if let warning = list.warning(at: now, margin: 30 * 86_400) { self.warn(warning, &state, at: now) }
+            let isOffline = directory.roots.contains { list.isSigned(by: $0) }
+            if let warning = list.warning(at: now, margin: (isOffline ? 30 : 5) * 86_400) {
+                self.warn(warning, &state, at: now)
+            }
         }
         for certificate in directory.roots + directory.issuers where certificate.notAfter - now < 365 * 86_400 {
             let end = CivilTime(certificate.notAfter).iso8601

@@ -5,17 +5,25 @@ import TestSupport
 import Testing
 import X509
 
-/// Where scripts/setup installed pkilint.
+/// pkilint, where scripts/setup installed it, by way of `Tests/Interop/python/lint.py`.
 private enum PKILint {
-    static let folder: String? = {
-        let path = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-            .deletingLastPathComponent().appendingPathComponent(".venv/bin").path
-        return FileManager.default.isExecutableFile(atPath: "\(path)/lint_pkix_cert") ? path : nil
-    }()
+    private static let checkout = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+        .deletingLastPathComponent().deletingLastPathComponent().path
+
+    static let isInstalled = FileManager.default.isExecutableFile(atPath: "\(Self.checkout)/.venv/bin/lint_pkix_cert")
+
+    /// What it finds, from warnings on; empty if nothing.
+    static func findings(_ program: String, _ arguments: [String]) async throws -> String {
+        let process = try ChildProcess(
+            "\(Self.checkout)/.venv/bin/python",
+            ["\(Self.checkout)/Tests/Interop/python/lint.py", program, "lint", "-s", "WARNING"] + arguments)
+        _ = try await process.wait()
+        return (process.output + process.errorOutput).trimmingCharacters(in: .whitespacesAndNewlines)
+    }
 }
 
 /// What pkilint, a linter of certificates from elsewhere, says of ours.
-@Suite(.enabled(if: PKILint.folder != nil, "pkilint is not installed: run scripts/setup"))
+@Suite(.enabled(if: PKILint.isInstalled, "pkilint is not installed: run scripts/setup"))
 struct LintTests {
     let pki: TestPKI
     let directory: TemporaryDirectory
@@ -29,13 +37,8 @@ struct LintTests {
         self.issuing = issuing
     }
 
-    func findings(_ program: String, _ pem: String) async throws -> String {
-        let path = try self.directory.write(pem, to: "lint.pem")
-        let process = try ChildProcess(
-            "\(PKILint.folder ?? "")/\(program)", ["lint", "-s", "WARNING", path])
-        _ = try await process.wait()
-        #expect(!process.errorOutput.contains("Traceback"), "\(process.errorOutput)")
-        return process.output.trimmingCharacters(in: .whitespacesAndNewlines)
+    func findings(_ pem: String) async throws -> String {
+        try await PKILint.findings("lint_pkix_cert", [try self.directory.write(pem, to: "lint.pem")])
     }
 
     @Test("A certificate of every role is without a finding", arguments: Role.allCases)
@@ -44,7 +47,7 @@ struct LintTests {
         let leaf = try self.issuing.issue(
             .role(role, try Identifier("x-1"), in: self.pki.trustDomain, hosts: hosts), to: SigningKey().publicKey,
             at: self.pki.now)
-        #expect(try await self.findings("lint_pkix_cert", leaf.pemText) == "")
+        #expect(try await self.findings(leaf.pemText) == "")
     }
 
     @Test("Root, intermediate and responder are without a finding")
@@ -55,7 +58,7 @@ struct LintTests {
         let responder = try self.issuing.issueResponder(
             name: "energy.example OCSP responder", to: SigningKey().publicKey, at: self.pki.now, lifetime: 86_400)
         for certificate in [root.certificate, intermediate.certificate, responder] {
-            let findings = try await self.findings("lint_pkix_cert", certificate.pemText)
+            let findings = try await self.findings(certificate.pemText)
             #expect(findings == "", "\(certificate.subject)")
         }
     }
@@ -64,10 +67,7 @@ struct LintTests {
     func lists() async throws {
         let list = try self.pki.revocationLists(revoking: [self.pki.auditors[0]])[1]
         let path = try self.directory.write(list.pemText, to: "crl.pem")
-        let process = try ChildProcess(
-            "\(PKILint.folder ?? "")/lint_crl", ["lint", "-t", "CRL", "-p", "PKIX", "-s", "WARNING", path])
-        _ = try await process.wait()
-        let findings = (process.output + process.errorOutput).trimmingCharacters(in: .whitespacesAndNewlines)
-        #expect(findings.isEmpty, "\(findings)")
+        let findings = try await PKILint.findings("lint_crl", ["-t", "CRL", "-p", "PKIX", path])
+        #expect(findings == "")
     }
 }
