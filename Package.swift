@@ -21,6 +21,7 @@ let lifecycleTestKit = Target.Dependency.product(name: "ServiceLifecycleTestKit"
 let unixSignals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let deque = Target.Dependency.product(name: "DequeModule", package: "swift-collections")
 let configuration = Target.Dependency.product(name: "Configuration", package: "swift-configuration")
+let httpClient = Target.Dependency.product(name: "AsyncHTTPClient", package: "async-http-client")
 let argumentParser = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
 let package = Package(
@@ -54,6 +55,7 @@ let package = Package(
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
         .package(url: "https://github.com/groue/GRDB.swift", from: "7.10.0"),
+        .package(url: "https://github.com/swift-server/async-http-client", from: "1.37.0"),
     ],
     targets: [
         // Names of parties: no dependency at all.
@@ -104,7 +106,7 @@ let package = Package(
             name: "ControlCenter",
             dependencies: [
                 "Identity", "COSE", "Telemetry", "LiCore", "MessageBus", "MQTT", "PKI", "Storage",
-                crypto, x509, grdb, logging, lifecycle, deque, nio,
+                crypto, x509, grdb, logging, lifecycle, deque, nio, nioPosix, nioHTTP1, nioSSL, httpClient,
             ]),
         .executableTarget(
             name: "SecureMQTT",

@@ -13,6 +13,8 @@ enum Run {
         /// By word, over all auditors.
         var alarms: [String: Int] = [:]
         var refusals: [Reason: Int] = [:]
+        var appliedUpdates = 0
+        var refusedUpdates = 0
         var report: Report?
 
         static func += (a: inout Outcome, b: Outcome) {
@@ -21,6 +23,8 @@ enum Run {
             a.forks += b.forks
             a.restarts += b.restarts
             a.alarms.merge(b.alarms, uniquingKeysWith: +)
+            a.appliedUpdates += b.appliedUpdates
+            a.refusedUpdates += b.refusedUpdates
             a.refusals.merge(b.refusals, uniquingKeysWith: +)
         }
     }
@@ -35,6 +39,8 @@ enum Run {
         outcome.readings = world.checker.center.readings.values.reduce(0) { $0 + $1.reduce(0, +) }
         outcome.forks = world.checker.center.forks
         outcome.restarts = world.checker.center.restarts
+        outcome.appliedUpdates = world.appliedUpdates.count
+        outcome.refusedUpdates = world.refusedUpdates
         outcome.refusals = world.checker.center.refusals
         for auditor in world.auditors { outcome.alarms.merge(auditor.alarms, uniquingKeysWith: +) }
         return outcome
@@ -63,7 +69,7 @@ enum Run {
     }
 
     /// How many scenarios share the minutes of a soak, two at a time.
-    private static let scenarios = 10.0
+    private static let scenarios = 12.0
 
     /// New seeds for so long; the only thing here that knows the real time.
     private static func soak(_ scenario: Scenario, minutes: Double) throws -> Outcome {

@@ -43,6 +43,8 @@ public final class AuditorService: Service {
         public var drains = false
         /// How long an orderly shutdown waits for receipts.
         public var shutdownGrace: Duration = .seconds(5)
+        /// Where the outbox is: when its disk fills, an alarm is raised. `nil`: nobody looks.
+        public var stateDirectory: String?
 
         public init() {}
     }
@@ -77,7 +79,8 @@ public final class AuditorService: Service {
 
     /// What an auditor subscribes to.
     public static func subscriptions(for id: Identifier) -> [TopicFilter] {
-        [Topic.keys, Topic.crl, Topic.receipts(id)].compactMap { try? TopicFilter($0.description) }
+        let topics = [Topic.keys, .crl, .receipts(id), .alerts(id), .alertsToAll].map(\.description)
+        return (topics + ["control_center/updates/\(id)/#"]).compactMap { try? TopicFilter($0) }
     }
 
     /// How it stands now; from any thread.

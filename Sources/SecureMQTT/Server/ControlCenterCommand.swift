@@ -26,11 +26,13 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let identified = try parts.identifyControlCenter()
         let store = try parts.openStore()
         let bus = try parts.makeClientBus(identified)
-        let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified)
+        let desk = try parts.makeDesk(bus: bus, store: store, identified: identified)
+        let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified, desk: desk)
         let watch = TrustWatch(
             parts: parts, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
         try await runServices(
-            [bus, center, watch, parts.makeFleetWatch(controlCenter: center)], logger: Logger(label: "control-center"))
+            [bus, center, desk, watch, parts.makeFleetWatch(controlCenter: center)],
+            logger: Logger(label: "control-center"))
     }
 }

@@ -35,13 +35,14 @@ struct ServeCommand: AsyncParsableCommand {
         let broker = try parts.makeBroker()
         let session = try await broker.openInProcessSession(
             identity: identified.peer, clientID: "control-center", subscriptions: ServerParts.subscriptions)
-        let center = try parts.makeControlCenter(bus: session, store: store, identified: identified)
+        let desk = try parts.makeDesk(bus: session, store: store, identified: identified)
+        let center = try parts.makeControlCenter(bus: session, store: store, identified: identified, desk: desk)
         let watch = TrustWatch(
             parts: parts, broker: broker, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
         try await runServices(
             [
-                broker, ListeningNotice(broker: broker), center, watch,
+                broker, ListeningNotice(broker: broker), center, desk, watch,
                 parts.makeFleetWatch(broker: broker, controlCenter: center),
             ], logger: Logger(label: "serve"))
     }

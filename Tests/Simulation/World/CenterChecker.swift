@@ -51,6 +51,9 @@ struct CenterChecker {
                 known.insert(hello.certificateHash)
                 helloes += 1
                 continue
+            case .alert:
+                world.violate(.nothingForeignStored, "an alert that nobody sent")
+                continue
             case .refused(_, let refusal):
                 counts[refusal.reason, default: 0] += 1
                 continue

@@ -16,6 +16,8 @@ struct Scenario {
     var streamsPerHour = 12
     /// How often a fault of each kind strikes, each time it could.
     var rates: [Faults.Kind: Double]
+    /// Whether operators send updates.
+    var updates = false
     /// Something is built wrong on purpose.
     var bug: Bug?
 
