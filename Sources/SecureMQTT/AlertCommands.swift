@@ -55,8 +55,13 @@ struct AlertSendCommand: AsyncParsableCommand {
             throw CommandError(.usage, "the text: one line of at most \(Alert.maximumTextLength) bytes")
         }
         let seconds = try OperatorOptions.duration(self.expires, "--expires")
-        let desk = try await self.options.openDesk()
-        let target = self.all ? nil : try OperatorOptions.auditors([self.words[0]], all: false, of: desk).first
+        let place = try await self.options.open()
+        let desk = place.desk
+        let targets = self.all ? nil : try OperatorOptions.auditors([self.words[0]], all: false, of: place)
+        if let member = targets?.liCore.first {
+            throw CommandError(.usage, "\(member) uses the original's format, which has no alerts")
+        }
+        let target = targets?.ours.first
         let now = systemClock()
         let number = try desk.send(
             Alert(word, text, isRaised: !self.over), to: target,

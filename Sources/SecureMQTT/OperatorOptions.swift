@@ -2,6 +2,7 @@ import ArgumentParser
 import ControlCenter
 import Foundation
 import Identity
+import LiCore
 import Telemetry
 
 /// `--config`, `--set` and `--store`, for the commands by which operators act through a control center's store.
@@ -12,15 +13,29 @@ struct OperatorOptions: ParsableArguments {
     @Option(help: ArgumentHelp("The database, instead of the configuration's.", valueName: "file"))
     var store: String?
 
-    func openDesk() async throws -> OperatorDesk {
-        if let store { return try OperatorDesk(path: store) }
-        guard let settings = try await self.configuration.load().controlCenter else {
+    /// Where operators act.
+    struct Place {
+        let desk: OperatorDesk
+        /// The database.
+        let store: String
+        /// Who uses the original's format; nobody where no configuration is named.
+        let fleet: Fleet
+    }
+
+    func openDesk() async throws -> OperatorDesk { try await self.open().desk }
+
+    func open() async throws -> Place {
+        if let store, self.configuration.config == nil {
+            return Place(desk: try OperatorDesk(path: store), store: store, fleet: .none)
+        }
+        let settings = try await self.configuration.load()
+        guard let path = self.store ?? settings.controlCenter?.store else {
             throw CommandError(
                 .configuration,
                 "the configuration has no control-center.store: name the database by --store, or the server's configuration by --config"
             )
         }
-        return try OperatorDesk(path: settings.store)
+        return Place(desk: try OperatorDesk(path: path), store: path, fleet: try settings.licore.file.read())
     }
 
     /// Who acts: the user of the operating system.
@@ -29,24 +44,37 @@ struct OperatorOptions: ParsableArguments {
         return "uid \(getuid())"
     }
 
+    /// Auditors, by the format that they speak.
+    struct Targets {
+        var ours: [SPIFFEID] = []
+        /// Those that are allowed the original's format.
+        var liCore: [Identifier] = []
+    }
+
     /// The auditors of these IDs, or all.
-    static func auditors(
-        _ ids: [String], all: Bool, of desk: OperatorDesk
-    ) throws -> [SPIFFEID] {
-        let known = try desk.auditors()
+    static func auditors(_ ids: [String], all: Bool, of place: Place) throws -> Targets {
+        let known = try place.desk.auditors().filter { place.fleet.auditor($0.id) == nil }
+        let members = place.fleet.members.filter { $0.kind == .auditor }.map(\.id)
         if all {
             guard ids.isEmpty else { throw CommandError(.usage, "--all and IDs: choose one") }
-            guard !known.isEmpty else { throw CommandError(.usage, "no auditor has said hello yet") }
-            return known
+            guard !known.isEmpty || !members.isEmpty else {
+                throw CommandError(.usage, "no auditor has said hello yet")
+            }
+            return Targets(ours: known, liCore: members)
         }
-        return try ids.map { id in
-            guard let auditor = known.first(where: { $0.id.rawValue == id }) else {
-                let names = known.prefix(20).map(\.id.rawValue).joined(separator: ", ")
+        var targets = Targets()
+        for id in ids {
+            if let member = members.first(where: { $0.rawValue == id }) {
+                targets.liCore.append(member)
+            } else if let auditor = known.first(where: { $0.id.rawValue == id }) {
+                targets.ours.append(auditor)
+            } else {
+                let names = (known.map(\.id) + members).prefix(20).map(\.rawValue).joined(separator: ", ")
                 throw CommandError(
                     .usage, "no auditor '\(id)' has said hello yet; there are: \(names.isEmpty ? "none" : names)")
             }
-            return auditor
         }
+        return targets
     }
 
     /// `90s`, `30m`, `12h`, `7d`.

@@ -2,6 +2,7 @@ import ArgumentParser
 import ControlCenter
 import Foundation
 import Identity
+import LiCore
 import Telemetry
 
 /// `secure-mqtt update`.
@@ -12,7 +13,8 @@ struct UpdateCommand: AsyncParsableCommand {
             "Have a parameter of auditors changed: queued, signed when the auditor is there, answered by a signed result.",
         discussion: """
             Acts through the control center's store, so it runs on that machine, as that user; who asked is recorded. \
-            The parameters, with units and bounds: secure-mqtt auditor parameters
+            The parameters, with units and bounds: secure-mqtt auditor parameters. An auditor that is allowed the \
+            original LiCore format is told in that: SAMPLE_RATE only, and nothing answers.
 
             EXAMPLES
               secure-mqtt update mona SAMPLE_RATE 0.2
@@ -41,6 +43,8 @@ struct UpdateCommand: AsyncParsableCommand {
 
     private struct Asked: Encodable {
         let numbers: [Int64]
+        /// Of those in the original's form.
+        let licore: [Int64]
     }
 
     func run() async throws {
@@ -58,25 +62,42 @@ struct UpdateCommand: AsyncParsableCommand {
         }
         let value = try definition.parse(text)
         let seconds = try OperatorOptions.duration(self.expires, "--expires")
-        let desk = try await self.options.openDesk()
+        let place = try await self.options.open()
+        let desk = place.desk
         var ids: [String] = []
         for id in self.words.dropLast(2) where !ids.contains(id) { ids.append(id) }
-        let auditors = try OperatorOptions.auditors(ids, all: self.all, of: desk)
+        let targets = try OperatorOptions.auditors(ids, all: self.all, of: place)
+        if let member = targets.liCore.first, parameter != .sampleRate {
+            throw CommandError(.usage, "\(member) uses the original's format, which has SAMPLE_RATE only")
+        }
         let now = systemClock()
         var random = SystemRandomNumberGenerator()
         let numbers = try desk.ask(
-            parameter, value, unit: definition.unit, of: auditors, name: self.group,
+            parameter, value, unit: definition.unit, of: targets.ours, name: self.group,
             expires: now.advanced(byNanoseconds: seconds * 1_000_000_000), by: OperatorOptions.operatorID, at: now,
             random: &random)
+        let orders = try self.order(parameter, value, of: targets.liCore, in: place, at: now)
         OperatorOptions.warnIfNotRunning(desk)
-        if self.json {
-            try Terminal.standardOutput.json(Asked(numbers: numbers))
-        } else {
-            for (number, auditor) in zip(numbers, auditors) {
-                Terminal.standardOutput.line(
-                    "update \(number): \(parameter) = \(value)\(definition.unit.map { " " + $0 } ?? "") for \(auditor.id), queued"
-                )
-            }
+        guard !self.json else { return try Terminal.standardOutput.json(Asked(numbers: numbers, licore: orders)) }
+        let what = "\(parameter) = \(value)\(definition.unit.map { " " + $0 } ?? "")"
+        for (number, auditor) in zip(numbers, targets.ours) {
+            Terminal.standardOutput.line("update \(number): \(what) for \(auditor.id), queued")
+        }
+        for (number, auditor) in zip(orders, targets.liCore) {
+            Terminal.standardOutput.line(
+                "update \(number) in the original's form: \(what) for \(auditor), queued; it has no answer")
+        }
+    }
+
+    private func order(
+        _ parameter: Topic.Parameter, _ value: ParameterValue, of auditors: [Identifier],
+        in place: OperatorOptions.Place, at now: Timestamp
+    ) throws -> [Int64] {
+        guard !auditors.isEmpty else { return [] }
+        let clerk = try StoreClerk(path: place.store)
+        return try auditors.map {
+            try clerk.order(
+                auditor: $0, parameter: parameter, value: value.description, by: OperatorOptions.operatorID, at: now)
         }
     }
 }
@@ -87,6 +108,8 @@ struct UpdatesCommand: AsyncParsableCommand {
         commandName: "updates",
         abstract: "Show the queue of updates: queued, sent, applied, refused and why, expired.",
         discussion: """
+            One in the original's form is numbered apart; it ends as published or refused, for nothing answers it.
+
             EXAMPLES
               secure-mqtt updates --config /srv/energy/secure-mqtt.yaml
               secure-mqtt updates --limit 1000 --json
@@ -149,6 +172,35 @@ struct UpdatesCommand: AsyncParsableCommand {
         }
     }
 
+    private struct LiCoreRow: Encodable {
+        let number: Int64
+        let auditor: String
+        let parameter: String
+        let value: String
+        let state: String
+        let reason: String?
+        let asked: String
+        let askedBy: String?
+        let finished: String?
+
+        enum CodingKeys: String, CodingKey {
+            case number, auditor, parameter, value, state, reason, asked, finished
+            case askedBy = "asked_by"
+        }
+
+        init(_ update: StoredLiCoreUpdate) {
+            self.number = update.number
+            self.auditor = update.auditor
+            self.parameter = update.parameter
+            self.value = update.value
+            self.state = update.state
+            self.reason = update.reason
+            self.asked = update.asked.description
+            self.askedBy = update.askedBy
+            self.finished = update.finished?.description
+        }
+    }
+
     private struct Group: Encodable {
         let name: String
         let parameter: String
@@ -162,15 +214,19 @@ struct UpdatesCommand: AsyncParsableCommand {
     private struct Listing: Encodable {
         let updates: [Row]
         let groups: [Group]
+        /// In the original's form.
+        let licore: [LiCoreRow]
     }
 
     func run() async throws {
         guard self.limit > 0 else { throw CommandError(.usage, "--limit \(self.limit): give 1 or more") }
         let desk = try await self.options.openDesk()
         let updates = try desk.updates(limit: self.limit)
+        let liCore = try desk.liCoreUpdates(limit: self.limit)
         let groups = Self.groups(updates)
         guard !self.json else {
-            return try Terminal.standardOutput.json(Listing(updates: updates.map(Row.init), groups: groups))
+            return try Terminal.standardOutput.json(
+                Listing(updates: updates.map(Row.init), groups: groups, licore: liCore.map(LiCoreRow.init)))
         }
         let output = Terminal.standardOutput
         var table = Table("#number", "auditor", "parameter", "value", "state", "asked", "by", "why")
@@ -187,7 +243,11 @@ struct UpdatesCommand: AsyncParsableCommand {
                 Table.Cell(update.asked.description), Table.Cell(update.askedBy), Table.Cell(update.reason ?? ""),
             ])
         }
-        output.table(table)
+        if !updates.isEmpty || liCore.isEmpty { output.table(table) }
+        if !liCore.isEmpty {
+            if !updates.isEmpty { output.line() }
+            output.table(Self.table(of: liCore))
+        }
         guard !groups.isEmpty else { return }
         var summary = Table("group", "parameter", "value", "applied", "not applied")
         for group in groups {
@@ -200,6 +260,19 @@ struct UpdatesCommand: AsyncParsableCommand {
         }
         output.line()
         output.table(summary)
+    }
+
+    private static func table(of updates: [StoredLiCoreUpdate]) -> Table {
+        var table = Table("#licore", "auditor", "parameter", "value", "state", "asked", "by", "why")
+        for update in updates {
+            table.add([
+                Table.Cell("\(update.number)"), Table.Cell(update.auditor), Table.Cell(update.parameter),
+                Table.Cell(update.value), Table.Cell(update.state, update.state == "refused" ? .red : .yellow),
+                Table.Cell(update.asked.description), Table.Cell(update.askedBy ?? ""),
+                Table.Cell(update.reason ?? ""),
+            ])
+        }
+        return table
     }
 
     /// Those that were asked for together, in the order of asking.

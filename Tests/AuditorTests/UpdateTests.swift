@@ -159,7 +159,7 @@ struct DeskSigner: Signer {
         } else {
             try self.tell(&desk, order) { bytes in
                 // A byte of the nonce, in the payload.
-                if flaw == .changedByte { bytes[bytes.count - 66 - 20] ^= 1 }
+                if flaw == .changedByte { bytes[bytes.count - 66 - 8] ^= 1 }
             }
         }
         #expect(desk.settings.isEmpty)

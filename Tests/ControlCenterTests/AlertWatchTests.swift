@@ -26,6 +26,14 @@ import Testing
             self.look()
         }
 
+        /// Says twice that it is over, and lets time pass.
+        mutating func end(_ event: (Self) throws -> WatchEvent) rethrows {
+            for _ in 0..<2 {
+                self.take(try event(self))
+                self.pass(4 * AlertWatchTests.minute)
+            }
+        }
+
         mutating func pass(_ nanoseconds: Int64, every step: Int64 = AlertWatchTests.minute / 4) {
             let end = self.now.advanced(byNanoseconds: nanoseconds)
             while self.now < end {
@@ -40,13 +48,24 @@ import Testing
             }
         }
 
+        func reading(_ quantity: Quantity, _ unit: Unit, _ value: String, interval: Int64? = nil) throws -> WatchEvent {
+            .reading(
+                auditor: "mona",
+                Reading(
+                    meter: try MeterName("main"), quantity: quantity, unit: unit, time: self.now, interval: interval,
+                    value: ExactDecimal(value)))
+        }
+
         mutating func read(_ quantity: Quantity, _ unit: Unit, _ value: String, interval: Int64? = nil) throws {
-            self.take(
-                .reading(
-                    auditor: "mona",
-                    Reading(
-                        meter: try MeterName("main"), quantity: quantity, unit: unit, time: self.now,
-                        interval: interval, value: ExactDecimal(value))))
+            self.take(try self.reading(quantity, unit, value, interval: interval))
+        }
+
+        func heard(_ clock: ClockQuality, ahead nanoseconds: Int64 = 0) -> WatchEvent {
+            .heard(auditor: "mona", clock: clock, issuedAt: self.now.advanced(byNanoseconds: nanoseconds))
+        }
+
+        func heartbeat(_ count: Int64) -> WatchEvent {
+            .heartbeat(auditor: "mona", Heartbeat(outboxCount: count, oldestUnsent: nil, deadLetters: 0, meters: []))
         }
     }
 
@@ -62,8 +81,13 @@ import Testing
         #expect(replay.said == ["+no-data mona"])
         replay.pass(600 * Self.minute)
         #expect(replay.said == ["+no-data mona"])
-        for _ in 0..<12 {
-            replay.take(.heard(auditor: "mona", clock: .synchronised, issuedAt: replay.now))
+        for _ in 0..<34 {
+            replay.take(replay.heard(.synchronised))
+            replay.pass(Self.minute)
+        }
+        #expect(replay.said.count == 1)
+        for _ in 0..<2 {
+            replay.take(replay.heard(.synchronised))
             replay.pass(Self.minute)
         }
         #expect(replay.said == ["+no-data mona", "-no-data mona"])
@@ -83,7 +107,10 @@ import Testing
         try replay.read(.voltage, .volt, "231")
         replay.pass(4 * Self.minute)
         #expect(replay.said.count == 1)
-        replay.pass(2 * Self.minute)
+        // For a while, but nobody has said so since.
+        replay.pass(60 * Self.minute)
+        #expect(replay.said.count == 1)
+        try replay.read(.voltage, .volt, "232")
         #expect(replay.said == ["+out-of-range mona", "-out-of-range mona"])
     }
 
@@ -95,9 +122,93 @@ import Testing
             replay.pass(20 * Self.second, every: 20 * Self.second)
         }
         #expect(replay.said == ["+out-of-range mona"])
-        try replay.read(.voltage, .volt, "230")
-        replay.pass(10 * Self.minute)
+        try replay.end { try $0.reading(.voltage, .volt, "230") }
         #expect(replay.said == ["+out-of-range mona", "-out-of-range mona"])
+    }
+
+    /// What swings between bad and good for as long as somebody watches, a step at a time; true is bad.
+    private func swing(
+        _ rule: AlertRule, _ replay: inout Replay, every step: Int64, for steps: Int = 400,
+        _ event: (Replay, Bool) throws -> WatchEvent
+    ) throws {
+        for number in 0..<steps {
+            replay.take(try event(replay, number % 2 == 0))
+            replay.pass(step)
+        }
+        #expect(replay.said == ["+\(rule) mona"], "\(rule)")
+    }
+
+    @Test("no rule flaps: what comes and goes is raised once", arguments: AlertRule.all)
+    func noneFlaps(_ rule: AlertRule) throws {
+        var replay = Replay { $0.night = AlertRules.Night(from: 0, to: 1_439, offset: 0) }
+        let quarter = 15 * Self.minute
+        let word = try #require(Reason("meter-silent"))
+        let number: Int64 = 7
+        switch rule {
+        case .noData:
+            // Always a little too late.
+            try self.swing(rule, &replay, every: 36 * Self.minute) { replay, _ in replay.heard(.synchronised) }
+        case .outOfRange:
+            try self.swing(rule, &replay, every: quarter) { try $0.reading(.voltage, .volt, $1 ? "256" : "230") }
+        case .nightProduction:
+            try self.swing(rule, &replay, every: quarter) {
+                try $0.reading(.production, .kilowattHour, $1 ? "0.5" : "0", interval: quarter)
+            }
+        case .consumptionJump:
+            for _ in 0..<30 { try replay.read(.consumption, .kilowattHour, "0.075", interval: quarter) }
+            // Not so long that it becomes usual.
+            try self.swing(rule, &replay, every: quarter, for: 20) {
+                try $0.reading(.consumption, .kilowattHour, $1 ? "5" : "0.075", interval: quarter)
+            }
+        case .gap:
+            replay.take(.missing(auditor: "mona", count: 3))
+            replay.pass(11 * Self.minute)
+            try self.swing(rule, &replay, every: 2 * Self.minute) { .missing(auditor: "mona", count: $1 ? 3 : 0) }
+        case .fork, .streamRestart:
+            // Read again after each start of a control center that dies.
+            try self.swing(rule, &replay, every: Self.minute) { _, _ in
+                .alarm(auditor: "mona", kind: rule == .fork ? .fork : .streamRestart, number: number, detail: "x")
+            }
+        case .certificateExpiring:
+            // Every ten minutes for the last weeks of a certificate.
+            let end = replay.now.advanced(byNanoseconds: 15 * 1_440 * Self.minute)
+            try self.swing(rule, &replay, every: 10 * Self.minute, for: 3_000) { _, _ in
+                .certificate(auditor: "mona", ends: end)
+            }
+        case .clockOff:
+            try self.swing(rule, &replay, every: quarter) {
+                $0.heard(.informative, ahead: $1 ? 121 * Self.second : 119 * Self.second)
+            }
+        case .outboxFilling:
+            try self.swing(rule, &replay, every: quarter) { $0.heartbeat($1 ? 10_001 : 4_999) }
+        case .refusals:
+            try self.swing(rule, &replay, every: 2 * Self.minute) { .refused(claimed: "mona", count: $1 ? 90 : 1) }
+        case .auditor:
+            try self.swing(rule, &replay, every: 2 * Self.minute) {
+                .told(auditor: "mona", Alert(word, "m1 is silent", isRaised: $1))
+            }
+        default: Issue.record("no test of \(rule)")
+        }
+    }
+
+    @Test("a reading in the original's format is a sign of life, and is judged as others are")
+    func measures() throws {
+        var replay = Replay()
+        func measure(_ value: String) throws -> WatchEvent {
+            .measure(
+                auditor: "mona",
+                Reading(
+                    meter: try MeterName("licore"), quantity: .consumption, unit: .kilowattHour, time: replay.now,
+                    interval: 900 * Self.second, value: ExactDecimal(value)))
+        }
+        for _ in 0..<30 {
+            replay.take(try measure("0.075"))
+            replay.pass(15 * Self.minute)
+        }
+        replay.take(try measure("0.9"))
+        #expect(replay.said == ["+consumption-jump mona"])
+        replay.pass(36 * Self.minute)
+        #expect(replay.said == ["+consumption-jump mona", "+no-data mona"])
     }
 
     @Test("production at night, in local time")
@@ -113,8 +224,7 @@ import Testing
         #expect(replay.said.isEmpty)
         try replay.read(.production, .kilowattHour, "0.500", interval: 900 * Self.second)
         #expect(replay.said == ["+night-production mona"])
-        try replay.read(.production, .kilowattHour, "0.000", interval: 900 * Self.second)
-        replay.pass(6 * Self.minute)
+        try replay.end { try $0.reading(.production, .kilowattHour, "0.000", interval: 900 * Self.second) }
         #expect(replay.said == ["+night-production mona", "-night-production mona"])
     }
 
@@ -126,8 +236,7 @@ import Testing
         #expect(replay.said.isEmpty)
         try replay.read(.consumption, .kilowattHour, "0.700", interval: 900 * Self.second)
         #expect(replay.said == ["+consumption-jump mona"])
-        try replay.read(.consumption, .kilowattHour, "0.080", interval: 900 * Self.second)
-        replay.pass(6 * Self.minute)
+        try replay.end { try $0.reading(.consumption, .kilowattHour, "0.080", interval: 900 * Self.second) }
         #expect(replay.said == ["+consumption-jump mona", "-consumption-jump mona"])
     }
 
@@ -177,32 +286,23 @@ import Testing
     @Test("a clock that is ahead, or was never set; a backlog is not a wrong clock", arguments: [true, false])
     func clock(_ isAhead: Bool) {
         var replay = Replay()
-        func heard(_ clock: ClockQuality, _ difference: Int64) -> WatchEvent {
-            .heard(auditor: "mona", clock: clock, issuedAt: replay.now.advanced(byNanoseconds: difference))
-        }
-        replay.take(heard(.synchronised, -20_000 * Self.minute))
+        replay.take(replay.heard(.synchronised, ahead: -20_000 * Self.minute))
         #expect(replay.said.isEmpty)
-        replay.take(isAhead ? heard(.informative, 3 * Self.minute) : heard(.unknown, 0))
+        replay.take(isAhead ? replay.heard(.informative, ahead: 3 * Self.minute) : replay.heard(.unknown))
         #expect(replay.said == ["+clock-off mona"])
-        replay.take(heard(.synchronised, 0))
-        replay.pass(6 * Self.minute)
+        replay.end { $0.heard(.synchronised) }
         #expect(replay.said == ["+clock-off mona", "-clock-off mona"])
     }
 
     @Test("an outbox that fills")
     func outbox() {
         var replay = Replay()
-        func heartbeat(_ count: Int64) -> WatchEvent {
-            .heartbeat(auditor: "mona", Heartbeat(outboxCount: count, oldestUnsent: nil, deadLetters: 0, meters: []))
-        }
-        replay.take(heartbeat(9_999))
+        replay.take(replay.heartbeat(9_999))
         #expect(replay.said.isEmpty)
-        replay.take(heartbeat(10_000))
-        replay.take(heartbeat(6_000))
-        replay.pass(30 * Self.minute)
+        replay.take(replay.heartbeat(10_000))
+        replay.end { $0.heartbeat(6_000) }
         #expect(replay.said == ["+outbox-filling mona"])
-        replay.take(heartbeat(4_000))
-        replay.pass(6 * Self.minute)
+        replay.end { $0.heartbeat(4_000) }
         #expect(replay.said == ["+outbox-filling mona", "-outbox-filling mona"])
     }
 
@@ -239,8 +339,7 @@ import Testing
         replay.watch.restore(AlertKey(.outOfRange, "mona", "main voltage"), text: "x", at: replay.now)
         try replay.read(.voltage, .volt, "260")
         #expect(replay.said.isEmpty)
-        try replay.read(.voltage, .volt, "230")
-        replay.pass(6 * Self.minute)
+        try replay.end { try $0.reading(.voltage, .volt, "230") }
         #expect(replay.said == ["-out-of-range mona"])
     }
 }

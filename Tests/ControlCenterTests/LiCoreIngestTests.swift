@@ -20,8 +20,9 @@ struct LiCoreIngestTests {
     let folder: TemporaryDirectory
 
     init() async throws {
-        self.pki = try TestPKI(auditors: ["home-1", "ours"])
         self.original = try await OriginalAuthority(clients: ["mona"])
+        // Behind it, so that its time is not before that of the certificates that openssl makes.
+        self.pki = try TestPKI(auditors: ["home-1", "ours"])
         let pem = try String(contentsOfFile: self.original.keyFile("mona"), encoding: .utf8)
         self.key = try P256.Signing.PrivateKey(pemRepresentation: pem)
         self.certificate = try CertificateFile.read(self.original.certificateFile("mona"))[0]
@@ -239,7 +240,8 @@ struct LiCoreIngestTests {
             WHERE auditor = 'a' AND meter = 'm' AND quantity = 'consumption' AND time_ns BETWEEN 1 AND 2
             """)
         #expect(plan.contains { $0.contains("SEARCH reading") && $0.contains("time>") }, "\(plan)")
-        #expect(!plan.contains { $0.contains("SCAN reading") }, "\(plan)")
+        #expect(!plan.contains { $0.contains("SCAN reading ") || $0.hasSuffix("SCAN reading") }, "\(plan)")
+        #expect(!plan.contains { $0.contains("SCAN licore_reading") }, "\(plan)")
     }
 
     // MARK: History

@@ -1,7 +1,7 @@
-import Telemetry
+package import Telemetry
 
 /// Feeds ``AlertWatch`` with what is stored, and stores what it finds.
-struct AlertDesk {
+package struct AlertDesk {
     /// So many statements are looked at before anything else is.
     private static let statementsAtOnce = 1_000
     /// What is counted over the whole store is looked at so often only.
@@ -16,19 +16,19 @@ struct AlertDesk {
     private var countedAt = Timestamp(nanoseconds: .min)
     private var certificatesAt = Timestamp(nanoseconds: .min)
 
-    init(store: ControlCenterStore, rules: AlertRules, channels: [String]) {
+    package init(store: ControlCenterStore, rules: AlertRules, channels: [String]) {
         self.store = store
         self.channels = channels
         self.watch = AlertWatch(rules: rules)
     }
 
     /// One look at what is new. If it throws, the next call looks again: what was seen twice changes nothing.
-    mutating func work(at now: Timestamp) throws {
+    package mutating func work(at now: Timestamp) throws {
         var position = try self.position ?? self.begin(at: now)
-        // Far behind, it works through its backlog a piece at a time.
-        for (event, time) in try self.store.watchEvents(after: &position, limit: Self.statementsAtOnce) {
-            self.watch.take(event, at: time)
-        }
+        let found = try self.store.watchEvents(after: &position, limit: Self.statementsAtOnce)
+        for (event, time) in found.events { self.watch.take(event, at: time) }
+        // Far behind, it works through its backlog a piece at a time: until then nobody is silent.
+        if found.isBehind { return self.position = position }
         if now.nanoseconds >= self.countedAt.nanoseconds || self.countedAt.nanoseconds == .min {
             self.countedAt = now.advanced(byNanoseconds: Self.countEvery)
             try self.count(at: now)
@@ -54,7 +54,11 @@ struct AlertDesk {
         for alert in alerts {
             if let key = AlertKey(alert) { self.watch.restore(key, text: alert.text, at: now) }
         }
-        for (auditor, time) in lastHeard { self.watch.restore(lastHeard: time, of: auditor) }
+        let silent = Set(alerts.filter { $0.rule == AlertRule.noData.description }.map(\.auditor))
+        for (auditor, time) in lastHeard {
+            // While this process was away nobody listened: whoever was not silent before has its time anew.
+            self.watch.restore(lastHeard: silent.contains(auditor) ? time : now, of: auditor)
+        }
         return try self.store.watchPosition()
     }
 

@@ -24,6 +24,8 @@ public enum WatchEvent: Sendable {
     /// A message of an auditor's stream.
     case heard(auditor: String, clock: ClockQuality, issuedAt: Timestamp)
     case reading(auditor: String, Reading)
+    /// A reading in the original's format, which is a message of its own.
+    case measure(auditor: String, Reading)
     case heartbeat(auditor: String, Heartbeat)
     /// So many messages more were refused in the name of this ID.
     case refused(claimed: String, count: Int64)
@@ -41,8 +43,8 @@ public enum WatchEvent: Sendable {
 
 /// The rules at work, as a value: stored events and time go in, alerts that are raised or cleared come out.
 ///
-/// A condition is not an alert: it has to last before it becomes one, and has to be over for a while before the alert
-/// is cleared; and it is over only well within its limit. So nothing flaps.
+/// A condition is not an alert: it is over only well within its limit, has to stay so for a while before the alert is
+/// cleared, and where messages tell, more than one has to say so. So nothing flaps.
 public struct AlertWatch: Sendable {
     public struct Change: Hashable, Sendable {
         public var key: AlertKey
@@ -55,6 +57,8 @@ public struct AlertWatch: Sendable {
         var since: Timestamp
         var text: String
         var isRaised: Bool
+        /// That it is over was said again later.
+        var isConfirmed = false
     }
 
     private struct Usual {
@@ -95,6 +99,9 @@ public struct AlertWatch: Sendable {
             self.lastHeard[auditor] = max(self.lastHeard[auditor] ?? now, now)
             self.judgeClock(auditor, clock, issuedAt, now)
         case .reading(let auditor, let reading): self.judge(reading, auditor, now)
+        case .measure(let auditor, let reading):
+            self.lastHeard[auditor] = max(self.lastHeard[auditor] ?? now, now)
+            self.judge(reading, auditor, now)
         case .heartbeat(let auditor, let heartbeat):
             let limit = self.rules.outboxCount
             self.set(
@@ -219,9 +226,12 @@ public struct AlertWatch: Sendable {
         }
         if holds, !condition.holds {
             condition = Condition(holds: true, since: now, text: text(), isRaised: condition.isRaised)
-        } else if !holds, condition.holds, isOver ?? true {
+        } else if !holds, isOver ?? true, condition.holds {
             condition.holds = false
             condition.since = now
+            condition.isConfirmed = false
+        } else if !holds, isOver ?? true, now > condition.since {
+            condition.isConfirmed = true
         } else {
             return
         }
@@ -230,6 +240,21 @@ public struct AlertWatch: Sendable {
 
     /// How long a condition must last before it is an alert.
     private func raiseAfter(_ rule: AlertRule) -> Int64 { rule == .gap ? self.rules.gapAfter : 0 }
+
+    /// How long a condition must be over before its alert is cleared.
+    private func clearAfter(_ rule: AlertRule) -> Int64 {
+        // One sign of life in each such time is what the rule is about.
+        rule == .noData ? max(self.rules.clearAfter, self.rules.noDataAfter + 1) : self.rules.clearAfter
+    }
+
+    /// Whether a second message must say that a condition is over: for what is told once in a quarter of an hour, time
+    /// that passes proves nothing.
+    private static func needsConfirmation(_ rule: AlertRule) -> Bool {
+        switch rule {
+        case .outOfRange, .nightProduction, .consumptionJump, .clockOff, .outboxFilling: true
+        default: false
+        }
+    }
 
     /// What becomes of the conditions by now.
     ///
@@ -250,7 +275,9 @@ public struct AlertWatch: Sendable {
                 changes.append(Change(key: key, isRaised: true, text: condition.text))
             } else if !condition.holds, !condition.isRaised {
                 self.conditions[key] = nil
-            } else if !condition.holds, lasted >= self.rules.clearAfter {
+            } else if !condition.holds, lasted >= self.clearAfter(key.rule),
+                condition.isConfirmed || !Self.needsConfirmation(key.rule)
+            {
                 self.conditions[key] = nil
                 changes.append(Change(key: key, isRaised: false, text: condition.text))
             }

@@ -12,6 +12,8 @@ extension ControlCenterStore {
         var statement: Int64 = 0
         var alarm: Int64 = 0
         var auditorAlert: Int64 = 0
+        /// Of readings in the original's format: when the newest was stored, nanoseconds since 1970.
+        var measure: Int64 = 0
     }
 
     /// Where the watch begins: where it ended, or at the end of what is stored if it never ran.
@@ -24,7 +26,8 @@ extension ControlCenterStore {
             return WatchPosition(
                 statement: try position("watch-statement", "leaf_index", "statement"),
                 alarm: try position("watch-alarm", "number", "alarm"),
-                auditorAlert: try position("watch-told", "number", "auditor_alert"))
+                auditorAlert: try position("watch-told", "number", "auditor_alert"),
+                measure: try position("watch-measure", "received", "licore_reading"))
         }
     }
 
@@ -38,15 +41,25 @@ extension ControlCenterStore {
                     SELECT auditor.id AS id, statement.received AS received FROM auditor
                     JOIN stream ON stream.number = auditor.open_stream
                     JOIN statement ON statement.stream = stream.number AND statement.sequence = stream.head_sequence
+                    UNION ALL
+                    SELECT auditor.id, last_seen FROM licore_activity
+                    JOIN auditor ON auditor.number = licore_activity.auditor
                     """
             ).map { ($0["id"] as String, Timestamp(nanoseconds: $0["received"])) }
             return (alerts, heard)
         }
     }
 
+    struct WatchEvents {
+        var events: [(event: WatchEvent, at: Timestamp)] = []
+        /// Whether there is more.
+        var isBehind = false
+    }
+
     /// The next events behind a position, which moves on.
-    func watchEvents(after position: inout WatchPosition, limit: Int) throws -> [(event: WatchEvent, at: Timestamp)] {
+    func watchEvents(after position: inout WatchPosition, limit: Int) throws -> WatchEvents {
         var next = position
+        var count = 0
         let events = try self.pool.read { db -> [(event: WatchEvent, at: Timestamp)] in
             var events: [(event: WatchEvent, at: Timestamp)] = []
             let statements = try Row.fetchCursor(
@@ -57,6 +70,7 @@ extension ControlCenterStore {
                     """, arguments: [position.statement, limit])
             while let row = try statements.next() {
                 next.statement = row["leaf_index"]
+                count += 1
                 let (auditor, bytes): (String, Data) = (row["id"], row["bytes"])
                 let received = Timestamp(nanoseconds: row["received"])
                 guard let envelope = try? Envelope.decode([UInt8](bytes)), let clock = envelope.clock else { continue }
@@ -96,9 +110,42 @@ extension ControlCenterStore {
                         Timestamp(nanoseconds: row["received"])
                     ))
             }
+            events += try Self.measures(db, after: &next, limit: limit)
             return events
         }
         position = next
+        return WatchEvents(events: events, isBehind: count == limit)
+    }
+
+    /// Readings in the original's format. They have no number: what was committed at one moment is read together. If
+    /// the clock is put back, the rules see them again when it has caught up.
+    private static func measures(
+        _ db: Database, after position: inout WatchPosition, limit: Int
+    ) throws -> [(event: WatchEvent, at: Timestamp)] {
+        let end = try Int64.fetchOne(
+            db,
+            sql: """
+                SELECT max(received) FROM (
+                    SELECT received FROM licore_reading WHERE received > ? ORDER BY received LIMIT ?)
+                """, arguments: [position.measure, limit])
+        guard let end, let meter = try? MeterName("licore") else { return [] }
+        let rows = try Row.fetchCursor(
+            db,
+            sql: """
+                SELECT auditor.id AS id, kind, time, interval, mantissa, exponent, received FROM licore_reading
+                JOIN auditor ON auditor.number = licore_reading.auditor WHERE received > ? AND received <= ?
+                ORDER BY received, local
+                """, arguments: [position.measure, end])
+        var events: [(event: WatchEvent, at: Timestamp)] = []
+        while let row = try rows.next() {
+            let kind: Int = row["kind"]
+            let reading = Reading(
+                meter: meter, quantity: kind == 0 ? .consumption : .production, unit: .kilowattHour,
+                time: Timestamp(nanoseconds: row["time"]), interval: row["interval"],
+                value: ExactDecimal(mantissa: row["mantissa"], exponent: row["exponent"]))
+            events.append((.measure(auditor: row["id"], reading), Timestamp(nanoseconds: row["received"])))
+        }
+        position.measure = end
         return events
     }
 
@@ -192,7 +239,7 @@ extension ControlCenterStore {
             }
             for (name, place) in [
                 ("watch-statement", position.statement), ("watch-alarm", position.alarm),
-                ("watch-told", position.auditorAlert),
+                ("watch-told", position.auditorAlert), ("watch-measure", position.measure),
             ] {
                 try db.execute(
                     sql:

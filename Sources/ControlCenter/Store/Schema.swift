@@ -26,6 +26,7 @@ enum Schema {
         migrator.registerMigration("updates-and-alerts") { db in
             try db.execute(sql: Self.updates)
             try db.execute(sql: Self.alerts)
+            try db.execute(sql: Self.watchedLiCore)
         }
         return migrator
     }
@@ -476,5 +477,12 @@ enum Schema {
             error TEXT
         );
         CREATE INDEX notification_pending ON notification (due) WHERE state = 'pending';
+        """
+
+    private static let watchedLiCore = """
+        -- Who ordered it; NULL for what was ordered before this column was there.
+        ALTER TABLE licore_update ADD COLUMN asked_by TEXT;
+        -- The rules read what is new.
+        CREATE INDEX licore_reading_received ON licore_reading (received);
         """
 }

@@ -128,6 +128,17 @@ public struct OperatorDesk: Sendable {
         }
     }
 
+    /// The newest updates in the original's form last. They are ordered by ``StoreClerk``; nothing answers them.
+    public func liCoreUpdates(limit: Int) throws(ControlCenterError) -> [StoredLiCoreUpdate] {
+        try self.read { db in
+            try Row.fetchAll(
+                db,
+                sql: "SELECT * FROM (SELECT * FROM licore_update ORDER BY number DESC LIMIT ?) ORDER BY number",
+                arguments: [limit]
+            ).map(StoredLiCoreUpdate.init)
+        }
+    }
+
     // MARK: Alerts
 
     /// Has an alert sent to one auditor, or to all.
@@ -239,6 +250,44 @@ public struct StoredUpdate: Hashable, Sendable {
         self.valueNow = row["value_now"]
         self.id = row["id"]
         self.result = row["result"]
+    }
+}
+
+/// An update in the original's form.
+public struct StoredLiCoreUpdate: Hashable, Sendable {
+    /// Among those in the original's form.
+    public var number: Int64
+    public var auditor: String
+    public var parameter: String
+    public var value: String
+    public var asked: Timestamp
+    /// Nil for one of before this was recorded.
+    public var askedBy: String?
+    public var finished: Timestamp?
+    /// `published`, or why not; nil while it waits.
+    public var outcome: String?
+
+    /// queued, published, refused.
+    public var state: String {
+        switch self.outcome {
+        case nil: "queued"
+        case "published": "published"
+        default: "refused"
+        }
+    }
+
+    /// Why it was not published.
+    public var reason: String? { self.state == "refused" ? self.outcome : nil }
+
+    fileprivate init(_ row: Row) {
+        self.number = row["number"]
+        self.auditor = row["auditor"]
+        self.parameter = row["parameter"]
+        self.value = row["value"]
+        self.asked = Timestamp(nanoseconds: row["ordered"])
+        self.askedBy = row["asked_by"]
+        self.finished = (row["done"] as Int64?).map { Timestamp(nanoseconds: $0) }
+        self.outcome = row["outcome"]
     }
 }
 

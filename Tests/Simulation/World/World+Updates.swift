@@ -67,6 +67,8 @@ extension World {
     /// An auditor's transaction became durable: what it says about updates.
     func checkUpdates(_ before: MemoryOutbox, _ after: MemoryOutbox, of auditor: AuditorNode) {
         let known = Set(before.memory.handled.map(\.update))
+        var applied = Set(before.memory.handled.filter(\.isApplied).compactMap(\.batch))
+        var newest: Int64?
         for handled in after.memory.handled where !known.contains(handled.update) {
             guard handled.isApplied else {
                 self.refusedUpdates += 1
@@ -81,13 +83,16 @@ extension World {
                 self.violate(
                     .updateFresh, "auditor \(auditor.auditor) applies update \(form.request) of an old connection")
             }
-            guard let setting = after.memory.settings["SAMPLE_RATE"], setting.update == handled.update else { continue }
-            if setting.value != "\(form.request)" {
-                self.violate(.updateOnce, "update \(form.request) sets \(setting.value)")
-            }
+            // What was applied before is answered again, and no more.
+            guard let batch = handled.batch, applied.insert(batch).inserted else { continue }
+            newest = form.request
             if !self.appliedUpdates.insert(form.request).inserted, !self.checker.tainted.contains(auditor.auditor) {
                 self.violate(.updateOnce, "auditor \(auditor.auditor) applies update \(form.request) again")
             }
+        }
+        let value = after.memory.settings["SAMPLE_RATE"]?.value
+        if value != newest.map({ "\($0)" }) ?? before.memory.settings["SAMPLE_RATE"]?.value {
+            self.violate(.updateOnce, "auditor \(auditor.auditor) applies \(newest ?? 0), and has \(value ?? "none")")
         }
     }
 
