@@ -27,11 +27,11 @@ struct AuditorRunCommand: AsyncParsableCommand {
         abstract: "Run an auditor.",
         discussion: """
             As the configuration says that secure-mqtt init has put into its folder:
-              secure-mqtt auditor run --config auditors/home-1/auditor.yaml
+              secure-mqtt auditor run --config auditors/home-1/secure-mqtt.yaml
 
             A file in the original's long or wide form, or any time series, as fast as it goes:
-              secure-mqtt auditor run --config home-1/auditor.yaml --input readings.csv --exit
-              secure-mqtt auditor run --config home-1/auditor.yaml --input year.csv --exit \\
+              secure-mqtt auditor run --config home-1/secure-mqtt.yaml --input readings.csv --exit
+              secure-mqtt auditor run --config home-1/secure-mqtt.yaml --input year.csv --exit \\
                   --column GC=power_consumed:kW --column GG=power_produced:kW --interval 30m --time-zone +10:00
 
             Without a configuration file:
@@ -303,6 +303,12 @@ struct AuditorRunCommand: AsyncParsableCommand {
         guard self.input == nil || !self.simulate else {
             throw CommandError(.usage, "--input and --simulate: choose one")
         }
+        if self.input != nil, self.count != nil || self.seed != nil {
+            throw CommandError(.usage, "--count and --seed are of a simulated home, not of a file")
+        }
+        if self.simulate, !self.columns.isEmpty || self.delimiter != nil || self.inputId != nil {
+            throw CommandError(.usage, "--column, --delimiter and --input-id are of a file, not of a simulated home")
+        }
         if self.simulate { flags[.auditorSource] = "simulated" }
         if let input { flags[.auditorSource] = Self.absolute(input) }
         if !self.columns.isEmpty { flags[.auditorColumns] = self.columns.joined(separator: ",") }
@@ -367,8 +373,15 @@ struct AuditorRunCommand: AsyncParsableCommand {
         guard auditor.source != "simulated" else {
             let interval = auditor.interval ?? 60
             let now = Timestamp.now.seconds
-            // So many intervals of the past come at once; without a count, one.
-            let begin = now - now % Int64(interval) - Int64(interval) * Int64(self.count ?? 1)
+            // So many intervals of the past come at once; without a count, one. None before the first time that a
+            // statement can say.
+            let count = Int64(self.count ?? 1)
+            guard count >= 1, count <= (now - SimulatedHome.Configuration.earliestStart) / Int64(interval) else {
+                throw CommandError(
+                    .usage,
+                    "--count \(count): give 1 or more, and not more than fit between 1978 and now, every \(interval) s")
+            }
+            let begin = now - now % Int64(interval) - Int64(interval) * count
             return SimulatedHome(
                 SimulatedHome.Configuration(
                     seed: auditor.seed, meter: auditor.meter, start: Timestamp(seconds: begin), interval: interval,
@@ -396,7 +409,7 @@ struct AuditorStatusCommand: AsyncParsableCommand {
         abstract: "Show what waits in an auditor's outbox, and what was refused.",
         discussion: """
             Also while the auditor runs:
-              secure-mqtt auditor status --config auditors/home-1/auditor.yaml
+              secure-mqtt auditor status --config auditors/home-1/secure-mqtt.yaml
               secure-mqtt auditor status --state auditors/home-1/state --json
             """)
 

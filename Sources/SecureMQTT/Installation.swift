@@ -10,6 +10,7 @@ import X509
 /// | `secure-mqtt.yaml` | the configuration of broker and control center |
 /// | `pki/` | the authority (``AuthorityDirectory``) |
 /// | `broker/`, `control-center/` | their certificates and keys |
+/// | `store/` | the control center's database |
 /// | `auditors/<ID>/` | all that a device needs, its configuration included |
 /// | `operators/<ID>/` | certificate and key of a person or program |
 struct Installation: Sendable {
@@ -64,6 +65,8 @@ struct Installation: Sendable {
         try Party.issue(
             .controlCenter(self.controlCenter, in: self.trustDomain), by: authority, into: "\(path)/control-center",
             name: "control-center", at: now)
+        // Apart from keys: others may be let in to read it.
+        try Self.makeDirectory("\(path)/store", mode: 0o750)
         if !self.auditors.isEmpty { try Self.makeDirectory("\(path)/auditors", mode: 0o755) }
         for id in self.auditors {
             try Party.issueAuditor(
@@ -102,17 +105,18 @@ enum Party {
             throw CommandError(.cannotCreate, "\(path) exists already and is not overwritten")
         }
         let key = SigningKey()
-        // The key first: a certificate that is recorded has its key.
+        // The key first, and it stays once a certificate is recorded, also if that cannot be written here.
         try KeyFile.create("\(folder)/\(name).key", key)
+        let certificate: Certificate
         do {
-            let certificate = try authority.issue(profile, to: key.publicKey, at: now, renewing: renewing)
-            try CertificateFile.create("\(folder)/\(name).pem", [certificate, authority.issuing])
-            return certificate
+            certificate = try authority.issue(profile, to: key.publicKey, at: now, renewing: renewing)
         } catch {
             unlink("\(folder)/\(name).key")
             rmdir(folder)
             throw error
         }
+        try CertificateFile.create("\(folder)/\(name).pem", [certificate, authority.issuing])
+        return certificate
     }
 
     /// All that an auditor's device needs: certificate, key, whom to trust, configuration.

@@ -127,7 +127,7 @@ extension InstallationConfiguration {
             id: try values.required(.controlCenterID) { (text) throws(IdentityError) in try Identifier(text) },
             certificate: try values.requiredPath(.controlCenterCertificate),
             key: try values.requiredPath(.controlCenterKey),
-            store: values.path(.controlCenterStore) ?? values.resolve("control-center/store.sqlite3"),
+            store: values.path(.controlCenterStore) ?? values.resolve("store/store.sqlite3"),
             workers: try values.int(.controlCenterWorkers, 0...1_024, default: 0))
     }
 
@@ -198,7 +198,7 @@ extension InstallationConfiguration {
                 try MeterName(text)
             },
             columns: values.list(.auditorColumns),
-            interval: try values.int(.auditorInterval, 1...31_536_000),
+            interval: try values.int(.auditorInterval, 1...86_400),
             timeZone: values.string(.auditorTimeZone) ?? "UTC",
             speed: try values.double(.auditorSpeed, 0...1_000_000_000, default: 0),
             seed: UInt64(try values.int(.auditorSeed, 0...Int.max, default: 1)),

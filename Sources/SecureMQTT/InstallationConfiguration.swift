@@ -202,7 +202,7 @@ struct ControlCenterSettings: Sendable {
     /// Leaf and intermediate.
     let certificate: String
     let key: String
-    /// The SQLite file. Default `control-center/store.sqlite3`.
+    /// The SQLite file. Default `store/store.sqlite3`.
     let store: String
     /// Threads that verify; 0, the default, for one a core.
     let workers: Int

@@ -75,7 +75,7 @@ enum InstallationTemplate {
           certificate: control-center/control-center.pem
           key: control-center/control-center.key
           # The SQLite database with everything that was verified.
-          store: control-center/store.sqlite3
+          store: store/store.sqlite3
           # Threads that verify signatures; 0 is one a core.
           #workers: 0
 
@@ -155,7 +155,7 @@ enum InstallationTemplate {
           #interval: 1800
           # IANA name or offset of the times in a CSV file.
           #time-zone: UTC
-          # Replay so many times faster than measured; 0 is as fast as it goes.
+          # Replay so many times faster than measured; 0 is a file as fast as it goes, and a simulated home as it happens.
           #speed: 0
           # Of the simulated home.
           #seed: 1

@@ -1,6 +1,7 @@
 import ArgumentParser
 import ControlCenter
 import Foundation
+import Identity
 import Telemetry
 
 struct ReadingsCommand: AsyncParsableCommand {
@@ -14,7 +15,7 @@ struct ReadingsCommand: AsyncParsableCommand {
               secure-mqtt readings --config /srv/energy/secure-mqtt.yaml --auditor mona --limit 20
               secure-mqtt readings --from 2026-11-01 --to 2026-12-01 --format csv > november.csv
               secure-mqtt readings --quantity consumption --sum
-              secure-mqtt readings --store ./demo/control-center/store.sqlite3 --format jsonl
+              secure-mqtt readings --store ./demo/store/store.sqlite3 --format jsonl
             """)
 
     enum Format: String, ExpressibleByArgument, CaseIterable {
@@ -45,7 +46,7 @@ struct ReadingsCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("At most so many readings.", valueName: "count"))
     var limit: Int?
 
-    @Flag(help: "Instead of readings, the exact sum and count of each series.")
+    @Flag(help: "Instead of readings, the exact sum of each series of intervals, and of how many readings it is.")
     var sum = false
 
     @Option(help: "table (tab-separated in a pipe), csv, or jsonl (a JSON object on each line).")
@@ -54,6 +55,12 @@ struct ReadingsCommand: AsyncParsableCommand {
     func run() async throws {
         if let limit, limit < 0 { throw CommandError(.usage, "--limit \(limit): give 0 or more") }
         if let quantity { try Self.check(quantity) }
+        if let auditor, (try? Identifier(auditor)) == nil {
+            throw CommandError(.usage, "--auditor \(auditor): not an ID; secure-mqtt pki list shows them")
+        }
+        if let meter, (try? MeterName(meter)) == nil {
+            throw CommandError(.usage, "--meter \(meter): not a meter's name")
+        }
         let query = ReadingsQuery(
             auditor: self.auditor, meter: self.meter, quantity: self.quantity,
             from: try self.from.map { try Self.time($0, "--from") }, to: try self.to.map { try Self.time($0, "--to") })
@@ -63,7 +70,8 @@ struct ReadingsCommand: AsyncParsableCommand {
             for sum in try reader.sums(query).prefix(self.limit ?? .max) {
                 try output.add([
                     .text(sum.auditor), .text(sum.meter), .text(sum.quantity), .text(sum.unit),
-                    .number(String(sum.count)), .exact(sum.sum),
+                    .number(String(sum.count)), .exact(sum.sum), .number(String(sum.notGood)),
+                    .number(String(sum.disputed)),
                 ])
             }
         } else {
@@ -96,7 +104,7 @@ struct ReadingsCommand: AsyncParsableCommand {
         "statement", "disputed",
     ]
 
-    private static let sumTitles = ["auditor", "meter", "quantity", "unit", "count", "sum"]
+    private static let sumTitles = ["auditor", "meter", "quantity", "unit", "count", "sum", "not_good", "disputed"]
 
     private func findStore() async throws -> String {
         if let store { return store }
@@ -111,7 +119,7 @@ struct ReadingsCommand: AsyncParsableCommand {
 
     private static func check(_ quantity: String) throws(CommandError) {
         let parts = quantity.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        guard Quantity(parts[0]) != nil, parts.count == 1 || Part(parts[1]) != nil else {
+        guard Quantity(parts[0]) != nil, parts.count == 1 || (Part(parts[1]).map { $0 != .whole } ?? false) else {
             let names = Quantity.allCases.map(\.description).joined(separator: ", ")
             throw CommandError(.usage, "--quantity \(quantity): there is no such quantity; there are \(names)")
         }

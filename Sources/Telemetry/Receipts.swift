@@ -6,6 +6,10 @@ public struct Receipts: Hashable, Sendable {
     /// The most entries of ``stored`` and of ``refused``.
     public static let maximumEntries = 512
 
+    /// The most ranges with which a hello is answered: a stream's newest. Below the first of as many, an answer says
+    /// nothing; fewer are all.
+    public static let maximumAnswerRuns = 64
+
     /// Stored without a hole.
     public var stored: [StoredRange]
 

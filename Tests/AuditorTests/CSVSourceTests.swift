@@ -337,6 +337,8 @@ func wideLine(_ id: String, _ type: Int, _ day: String, _ value: (Int) -> String
             Case(head + "home-1,\"2020-01-01\"x,0,1\n", .quote, 2, 2),
             Case(head + "home-1,2020-01-01,0,1\u{0}\n", .encoding, 2, 4),
             Case(head + "home-1,2020-01-01,0,1\rhome-1\n", .encoding, 2, 4),
+            // A quoted carriage return, and the file ends behind the next delimiter.
+            Case(head + "home-1,2020-01-01,\"0\r\",", .type, 2, 3),
             Case(head + "home-1,2020-01-01,0," + String(repeating: "1", count: 70_000), .tooLong, 2),
             Case(head + "home-1" + String(repeating: ",", count: 2_000) + "\n", .tooLong, 2),
             Case(wideHeader.replacing(";95", with: "") + "\n", .header, 1),
@@ -357,6 +359,11 @@ func wideLine(_ id: String, _ type: Int, _ day: String, _ value: (Int) -> String
         #expect(error?.column == example.column)
         #expect(error?.file == "file.csv")
         #expect(error?.reason.contains("\n") == false)
+    }
+
+    @Test("a file that is but a quoted carriage return and a delimiter has an error too")
+    func quotedCarriageReturn() throws {
+        #expect(throws: MeterSourceError.self) { try read("\"a\r\",", try options()) }
     }
 
     @Test("UTF-16 is named as such", arguments: [[0xFF, 0xFE, 0x69, 0], [0xFE, 0xFF, 0, 0x69]] as [[UInt8]])

@@ -138,6 +138,24 @@ import Testing
         try self.expectRefused(foreign.arrivalOfHello(), .certificateUnknown)
     }
 
+    @Test mutating func `with another authority trusted, its holders are taken, and those of the former are held`()
+        throws
+    {
+        let other = try self.pki.foreign()
+        var newcomer = TestAuditor(try other.auditor("home-2"), at: self.center.now)
+        self.center.core.replaceTrust(try other.verifier(), at: self.center.now)
+        #expect(try self.center.process(newcomer.arrivalOfHello(), newcomer.arrival(try newcomer.next())).count == 2)
+        #expect(self.center.ledger.statements.count == 1)
+        // Its lists are known too, and bite.
+        try self.center.core.update(other.revocationLists(revoking: [newcomer.party], number: 9))
+        let answer = try self.center.process(newcomer.arrival(try newcomer.next()))
+        #expect(answer.first?.receipts.refused.map(\.reason) == [.revoked])
+        // Known once, trusted no more.
+        let former = self.home.arrival(try self.home.next())
+        #expect(try self.center.process(former).isEmpty)
+        #expect(self.center.ledger.statements.count == 1)
+    }
+
     @Test mutating func `a statement signed by another auditor with its own certificate is refused`() throws {
         let other = try self.pki.auditor("home-2")
         try self.center.process(TestAuditor(other, at: self.center.now).arrivalOfHello())

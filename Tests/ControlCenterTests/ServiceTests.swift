@@ -1,6 +1,8 @@
 import COSE
 import ControlCenter
 import Foundation
+import Identity
+import LiCore
 import Logging
 import MQTT
 import MessageBus
@@ -20,6 +22,8 @@ private final class FakeBus: MessageBus, SettlementTarget {
         var receiver: CheckedContinuation<Void, Never>?
         var settled: [UInt64] = []
         var published: [(topic: String, bytes: [UInt8], retain: Bool)] = []
+        /// How many publications are to fail, as without a connection.
+        var failures = 0
         var waiters: [(isMet: @Sendable (State) -> Bool, continuation: CheckedContinuation<Void, Never>)] = []
         var nextToken: UInt64 = 0
     }
@@ -64,6 +68,8 @@ private final class FakeBus: MessageBus, SettlementTarget {
     }
 
     func connect() { self.change { $0.events.append(.connected) } }
+
+    func failNext(_ count: Int) { self.state.withLock { $0.failures = count } }
 
     func close() { self.change { $0.isClosed = true } }
 
@@ -111,6 +117,11 @@ private final class FakeBus: MessageBus, SettlementTarget {
     }
 
     func publish(topic: TopicName, payload: ByteBuffer, qos: QoS, retain: Bool) async throws {
+        let fails = self.state.withLock { state in
+            defer { state.failures = max(0, state.failures - 1) }
+            return state.failures > 0
+        }
+        guard !fails else { throw BusError(.disconnected, "the broker is away") }
         self.change { $0.published.append((topic.rawValue, Array(payload.readableBytesView), retain)) }
     }
 
@@ -135,12 +146,12 @@ private final class FakeBus: MessageBus, SettlementTarget {
         self.revocationList = try self.pki.revocationLists()[1].der
     }
 
-    private func center(_ bus: FakeBus, _ change: (inout ControlCenter.Configuration) -> Void = { _ in }) throws
+    private func center(_ bus: FakeBus, _ change: (inout ControlCenter.Configuration) throws -> Void = { _ in }) throws
         -> ControlCenter
     {
         var configuration = ControlCenter.Configuration()
         configuration.retryDelay = .milliseconds(1) ... .milliseconds(2)
-        change(&configuration)
+        try change(&configuration)
         let now = Timestamp(seconds: self.pki.now)
         return try ControlCenter(
             bus: bus, store: self.store, verifier: self.pki.verifier(), signer: PartySigner(self.pki.controlCenter),
@@ -287,6 +298,29 @@ private final class FakeBus: MessageBus, SettlementTarget {
         try await running
         #expect(try self.store.statistics().statements == 1)
         #expect(center.progress.reasons[.revoked] == 1)
+    }
+
+    @Test func `an update in the original's form is published again after the connection was lost`() async throws {
+        let bus = FakeBus()
+        let original = try await OriginalAuthority(clients: ["mona"])
+        let mona = try FleetMember(
+            id: Identifier("mona"), kind: .auditor,
+            certificate: try CertificateFile.read(original.certificateFile("mona"))[0],
+            controller: Identifier("center-1"), until: "2099-12-31")
+        let key = self.pki.controlCenter.key
+        let center = try self.center(bus) {
+            $0.fleet = try Fleet([mona])
+            $0.liCoreControllers = [LiCoreController(name: mona.controller ?? mona.id) { try key.sign(prehashed: $0) }]
+        }
+        bus.failNext(1)
+        let clerk = try StoreClerk(path: self.folder.path(ControlCenterStore.fileName))
+        _ = try clerk.order(
+            auditor: mona.id, parameter: try #require(Topic.Parameter("SAMPLE_RATE")), value: "0.2",
+            at: Timestamp(seconds: self.pki.now))
+        async let running: Void = center.run()
+        await bus.wait { $0.published.contains { $0.topic == "control_center/updates/mona/center-1/SAMPLE_RATE" } }
+        bus.close()
+        try await running
     }
 
     @Test func `a certificate of another role does not make a control center`() throws {

@@ -42,7 +42,17 @@ import Testing
         Mistake(arguments: ["readings", "--store", "/etc/passwd", "--limit", "-1"], status: 64, says: "limit"),
         Mistake(arguments: ["readings", "--from", "yesterday"], status: 64, says: "2026-11-01"),
         Mistake(arguments: ["readings", "--quantity", "anger"], status: 64, says: "consumption"),
+        Mistake(arguments: ["readings", "--quantity", "voltage/"], status: 64, says: "there is no such quantity"),
+        Mistake(arguments: ["readings", "--auditor", "a b"], status: 64, says: "not an ID"),
+        Mistake(arguments: ["readings", "--meter", "a+b"], status: 64, says: "not a meter's name"),
         Mistake(arguments: ["readings", "--format", "xml"], status: 64, says: "format"),
+        Mistake(
+            arguments: ["auditor", "run", "--simulate", "--column", "GC=power:kW"], status: 64, says: "of a file"),
+        Mistake(
+            arguments: ["auditor", "run", "--input", "x.csv", "--count", "3"], status: 64, says: "simulated home"),
+        Mistake(
+            arguments: ["migrate", "licore-db", "/dev/null", "--store", "/nonexistent/store.sqlite3"], status: 73,
+            says: "does not exist"),
     ]
 
     @Test(arguments: Self.mistakes)
@@ -78,6 +88,15 @@ import Testing
         let day = try await Program.run(
             query + ["--from", "2023-11-14T22:30:00Z", "--to", "2023-11-14T23:00:00Z", "--format", "csv"])
         #expect(day.output.split(separator: "\n").count == 1 + 2 * 2, "\(day.output)")
+
+        for count in ["0", "-5", "200000000"] {
+            let simulated = try await Program.run([
+                "auditor", "run", "--config", "\(plant.site)/auditors/\(Plant.auditor)/secure-mqtt.yaml", "--state",
+                plant.folder.path("other"), "--simulate", "--count=\(count)",
+            ])
+            #expect(simulated.status == 64)
+            #expect(simulated.errorOutput.contains("give 1 or more"), "\(simulated.errorOutput)")
+        }
 
         let nobody = try await Program.run(query + ["--auditor", "nobody", "--format", "csv"])
         #expect(nobody.status == 0)

@@ -250,7 +250,7 @@ struct LiCoreFleetTests {
         for auditor in auditors { #expect(try await auditor.wait() == .exited(0), "\(logs())") }
         #expect(try await publisher.wait() == .exited(0), "\(logs())")
 
-        let store = "\(self.site)/control-center/store.sqlite3"
+        let store = "\(self.site)/store/store.sqlite3"
         let verified = "SELECT auditor || '/' || exact || '/' || format FROM readings ORDER BY 1"
         try await self.waitFor(120, store, verified, logs)
         func expected(_ texts: [String], _ format: String) -> [String] {

@@ -24,7 +24,11 @@ struct LostWrites {
 
     /// What to add to the environment of the process.
     var environment: [String: String] {
-        ["LD_PRELOAD": self.tools.library, "LOST_WRITES_ROOT": self.root, "LOST_WRITES_IMAGE": self.image]
+        // Beside what is preloaded already, by a sanitizer for instance.
+        let others = ProcessInfo.processInfo.environment["LD_PRELOAD"].map { ":\($0)" } ?? ""
+        return [
+            "LD_PRELOAD": self.tools.library + others, "LOST_WRITES_ROOT": self.root, "LOST_WRITES_IMAGE": self.image,
+        ]
     }
 
     /// Puts the folder into the state that the disk is in. The process has been killed.

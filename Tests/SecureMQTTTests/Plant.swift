@@ -165,7 +165,7 @@ final class Plant: Sendable {
     func query<Value: DatabaseValueConvertible>(_ sql: String, as _: Value.Type = Value.self) throws -> Value? {
         var configuration = Configuration()
         configuration.readonly = true
-        return try DatabaseQueue(path: "\(self.site)/control-center/store.sqlite3", configuration: configuration)
+        return try DatabaseQueue(path: "\(self.site)/store/store.sqlite3", configuration: configuration)
             .read { try Value.fetchOne($0, sql: sql) }
     }
 
@@ -182,7 +182,7 @@ final class Plant: Sendable {
         var configuration = Configuration()
         configuration.readonly = true
         let database = try DatabaseQueue(
-            path: "\(self.site)/control-center/store.sqlite3", configuration: configuration)
+            path: "\(self.site)/store/store.sqlite3", configuration: configuration)
         return try database.read { db in
             try String.fetchAll(
                 db,

@@ -136,11 +136,11 @@ public final class ChildProcess: Sendable {
     public var outputBytes: [UInt8] { self.shared.state.withLock { $0.output } }
 
     /// What it wrote to its standard output until now, as text.
-    public var output: String { String(decoding: self.outputBytes, as: UTF8.self) }
+    public var output: String { self.shared.state.withLock { String(decoding: $0.output, as: UTF8.self) } }
 
     /// What it wrote to its standard error until now, as text.
     public var errorOutput: String {
-        String(decoding: self.shared.state.withLock { $0.errors }, as: UTF8.self)
+        self.shared.state.withLock { String(decoding: $0.errors, as: UTF8.self) }
     }
 
     /// Sends it a signal, unless it has ended.

@@ -739,7 +739,8 @@ public struct AuditorMachine: Sendable {
 
     private mutating func meetControlCenter(_ bytes: [UInt8], _ now: Timestamp) {
         do {
-            let chain = try ControlCenterKeys(bytes).certificates
+            // A root that is sent along is of no use: we have ours.
+            let chain = Array(try ControlCenterKeys(bytes).certificates.prefix(2))
             self.know(try self.trust.verify(der: chain, at: now.seconds, roles: [.controlCenter]))
             // A control center says its keys when it starts: it may have missed the hello, or answered under
             // a certificate that was not known yet.
@@ -940,8 +941,8 @@ public struct AuditorMachine: Sendable {
     ) throws(OutboxError) {
         let runs = answer.stored.sorted { $0.first < $1.first }
         guard let first = runs.first else { return }
-        // An answer lists the newest 64 runs; below the first of so many, nothing is known.
-        var next = runs.count < 64 ? 1 : first.last + 1
+        // Below the first of as many as an answer may list, nothing is known.
+        var next = runs.count < Receipts.maximumAnswerRuns ? 1 : first.last + 1
         for run in runs {
             if run.first > next {
                 let hole = next...(run.first - 1)

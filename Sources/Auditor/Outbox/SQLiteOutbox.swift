@@ -41,6 +41,11 @@ public final class SQLiteOutbox: OutboxStore {
         }
         let path = Self.path(in: directory)
         do {
+            // Before SQLite opens it: the files beside it get its mode.
+            let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            guard descriptor >= 0, fchmod(descriptor, 0o600) == 0, close(descriptor) == 0 else {
+                throw OutboxError(.io, "cannot open \(path) for its owner alone: \(String(cString: strerror(errno)))")
+            }
             self.database = try DatabaseQueue(path: path, configuration: configuration)
             // Only now: when it turns WAL on, GRDB sets NORMAL.
             try self.database.writeWithoutTransaction { try $0.execute(sql: "PRAGMA synchronous = FULL") }
@@ -69,7 +74,6 @@ public final class SQLiteOutbox: OutboxStore {
                         sql: "INSERT INTO owner (id, spiffe_id) VALUES (1, ?)", arguments: [owner.rawValue])
                 }
             }
-            chmod(path, 0o600)
         } catch {
             throw Self.translate(error, path)
         }

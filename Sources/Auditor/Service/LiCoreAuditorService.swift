@@ -169,7 +169,7 @@ public final class LiCoreAuditorService: Service {
     ///
     /// - Throws: ``MeterSourceError`` with code `options` for a quantity that the format does not have.
     private func messages(_ batch: SourceBatch) throws -> [[UInt8]] {
-        let zone = LocalTimeResolver(self.options.timeZone)
+        var zone = LocalTimeResolver(self.options.timeZone)
         return try batch.readings.compactMap { reading in
             guard let kind = Self.kind(of: reading) else {
                 throw MeterSourceError(
@@ -185,6 +185,14 @@ public final class LiCoreAuditorService: Service {
             let date = LocalTime(
                 seconds: zone.localSeconds(at: seconds),
                 nanoseconds: reading.time.nanoseconds - seconds * 1_000_000_000)
+            // Written without a zone, it would be two moments: the receiver could not tell which.
+            guard case .one = zone.resolve(date) else {
+                self.state.withLock { $0.skipped += 1 }
+                self.logger.warning(
+                    "left out: this local time comes twice, since clocks are put back; a time zone of UTC avoids it",
+                    metadata: ["time": "\(reading.time)", "zone": "\(self.options.timeZone)"])
+                return nil
+            }
             return try Measure(id: self.id, date: date, kind: kind, value: value).message(signedBy: self.sign)
         }
     }

@@ -163,10 +163,7 @@ struct CSVRecordReader: Sendable {
                 state = .fieldStart
             case (_, UInt8(ascii: "\n")):
                 self.linesRead += 1
-                if self.bytes.last == UInt8(ascii: "\r"), self.bytes.count > (self.ends.last ?? 0) {
-                    self.bytes.removeLast()
-                }
-                try self.endField()
+                try self.endRecord()
                 return true
             case (.quoteInQuoted, UInt8(ascii: "\r")), (.plain, UInt8(ascii: "\r")), (.fieldStart, UInt8(ascii: "\r")):
                 // Only as the first half of CRLF; what follows is checked when the field ends.
@@ -196,9 +193,14 @@ struct CSVRecordReader: Sendable {
         }
         guard consumed > 0 else { return false }
         self.linesRead += 1
-        if self.bytes.last == UInt8(ascii: "\r") { self.bytes.removeLast() }
-        try self.endField()
+        try self.endRecord()
         return true
+    }
+
+    /// Without the first half of CRLF, if that is in the last field: one in the field before was quoted.
+    private mutating func endRecord() throws(MeterSourceError) {
+        if self.bytes.last == UInt8(ascii: "\r"), self.bytes.count > (self.ends.last ?? 0) { self.bytes.removeLast() }
+        try self.endField()
     }
 
     private mutating func append(_ byte: UInt8) throws(MeterSourceError) {

@@ -12,6 +12,9 @@ public import Telemetry
 public struct SimulatedHome: MeterSource {
     /// What kind of home it is.
     public struct Configuration: Hashable, Sendable {
+        /// The earliest second that a reading can be of, since 1970: in July 1978 (RFC 8428 section 4.5.3).
+        public static let earliestStart: Int64 = 1 << 28
+
         public var seed: UInt64
         public var meter: MeterName
         /// The start of the first interval.

@@ -109,6 +109,13 @@ public struct IngestCore<Store: LedgerStore> {
         try self.examiner.verifier.update(lists)
     }
 
+    /// Exchanges who is trusted, in force from the next step on. Certificates that are known are verified anew.
+    public mutating func replaceTrust(_ verifier: IdentityVerifier, at now: Timestamp) {
+        self.examiner.directory = Directory()
+        self.examiner.verifier = verifier
+        self.update(self.examiner.fleet.fleet, at: now)
+    }
+
     /// Takes who may use the original's format, in force from the next step on.
     public mutating func update(_ fleet: Fleet, at now: Timestamp) {
         self.examiner.fleet = FleetView(fleet, verifier: self.examiner.verifier, at: now)
@@ -667,7 +674,7 @@ public struct IngestCore<Store: LedgerStore> {
     /// message, if that is the stored one, else at places further and further back.
     private func receipts(of stream: StreamLedger, asked hello: Hello) throws -> Receipts {
         var receipts = Receipts(newest: stream.head.map { Receipts.StreamHead(sequence: $0.sequence, id: $0.id) })
-        for run in stream.held.runs.suffix(self.configuration.runsTold) {
+        for run in stream.held.runs.suffix(Receipts.maximumAnswerRuns) {
             var first = run.lowerBound
             if stream.id == hello.stream, run.contains(hello.lastSequence) {
                 let last = try self.overlay.link(stream: stream.number, sequence: hello.lastSequence).id
@@ -713,8 +720,6 @@ public struct IngestConfiguration: Hashable, Sendable {
     public var alertsPerSecond = 10
     /// How many contradictions of one stream are kept as evidence; more are counted.
     public var forksPerStream = 256
-    /// How many of a stream's newest runs a hello is answered with.
-    public var runsTold = 64
     /// Auditors, and certificates, that are kept in memory.
     public var maximumAuditorsInMemory = 16_384
     /// Series that are kept in memory.

@@ -89,7 +89,8 @@ public final class ControlCenter: Service {
 
     let bus: any MessageBus
     private let signer: any Signer
-    private let chain: [[UInt8]]
+    /// What is published on `control_center/keys`.
+    private let keys: [UInt8]
     let configuration: Configuration
     let clock: @Sendable () -> Timestamp
     private let onHello: @Sendable (SPIFFEID, Nonce) -> Void
@@ -133,7 +134,11 @@ public final class ControlCenter: Service {
         }
         self.bus = bus
         self.signer = signer
-        self.chain = chain
+        do throws(Refusal) {
+            self.keys = try ControlCenterKeys(certificates: chain).encoded
+        } catch {
+            throw ControlCenterError(.identity, "the control center's chain cannot be published: \(error.detail)")
+        }
         self.configuration = configuration
         self.clock = clock
         self.onHello = onHello
@@ -161,10 +166,26 @@ public final class ControlCenter: Service {
                 self.examiner.withLock { $0 = core.examiner }
             }
         }
-        if let published {
-            self.revocationList.withLock { $0 = published }
-            _ = self.outbox.offer(.announce)
+        self.publish(revocationList: published)
+    }
+
+    /// Exchanges who is trusted: roots, intermediates and revocation lists. Certificates that are known are verified
+    /// anew; what is stored stays.
+    public func replaceTrust(_ verifier: IdentityVerifier, published: [UInt8]? = nil) async throws {
+        let now = self.clock()
+        try await self.onQueue {
+            self.core.withLock { core in
+                core.replaceTrust(verifier, at: now)
+                self.examiner.withLock { $0 = core.examiner }
+            }
         }
+        self.publish(revocationList: published)
+    }
+
+    private func publish(revocationList: [UInt8]?) {
+        guard let revocationList else { return }
+        self.revocationList.withLock { $0 = revocationList }
+        _ = self.outbox.offer(.announce)
     }
 
     /// Takes who may use the original's format, from the next batch on.
@@ -337,10 +358,7 @@ public final class ControlCenter: Service {
     }
 
     private func announce() async {
-        var writer = CBORWriter(capacity: self.chain.reduce(8) { $0 + $1.count + 4 })
-        writer.array(self.chain.count)
-        for certificate in self.chain { writer.byteString(certificate) }
-        await self.publish(Outgoing(topic: .keys, bytes: writer.bytes, isRetained: true))
+        await self.publish(Outgoing(topic: .keys, bytes: self.keys, isRetained: true))
         if let list = self.revocationList.withLock({ $0 }) {
             await self.publish(Outgoing(topic: .crl, bytes: list, isRetained: true))
         }

@@ -37,7 +37,7 @@ extension ControlCenter {
             guard !self.fleet.isEmpty else { continue }
             do {
                 for order in try self.store.openLiCoreOrders() {
-                    guard let outcome = await self.publish(order) else { return }
+                    guard let outcome = await self.publish(order) else { break }
                     try self.store.closeLiCoreOrder(order.number, outcome: outcome, at: self.clock())
                     self.logger.notice(
                         "update in the original's form",

@@ -6,7 +6,7 @@ public import Telemetry
 /// The control center's database: a ``LedgerStore`` in SQLite, in a state directory that one process holds.
 ///
 /// WAL with `synchronous = FULL`: when ``commit(_:)`` returns, the batch is on disk. Others may read while it
-/// runs: the file is `control-center.sqlite3`, and what they may rely on is the view `readings`.
+/// runs: what they may rely on is the view `readings`.
 public final class ControlCenterStore: LedgerStore, Sendable {
     /// The database's name in the state directory.
     public static let fileName = "control-center.sqlite3"

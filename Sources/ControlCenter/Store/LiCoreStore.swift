@@ -78,9 +78,13 @@ extension StoreReader {
 public struct StoreClerk: Sendable {
     private let database: DatabaseQueue
 
-    /// - Parameter path: the database file. If no control center holds it, it is made or brought up to date first.
+    /// - Parameter path: the database file. If no control center holds it, it is brought up to date first.
     /// - Throws: ``ControlCenterError`` as ``ControlCenterStore/init(path:)``.
     public init(path: String) throws(ControlCenterError) {
+        guard FileManager.default.fileExists(atPath: path) else {
+            throw ControlCenterError(
+                .stateUnusable, "\(path) does not exist: a control center makes it when it first starts")
+        }
         do throws(ControlCenterError) {
             _ = try ControlCenterStore(path: path)
         } catch {

@@ -78,7 +78,7 @@ extension StoredReading {
     }
 }
 
-/// The sum of one quantity over intervals, with every digit.
+/// The sum of one quantity over intervals, with every digit. Registers and momentary values have no sum.
 public struct ReadingsSum: Hashable, Sendable {
     public var auditor: String
     public var meter: String
@@ -88,6 +88,10 @@ public struct ReadingsSum: Hashable, Sendable {
     public var count: Int64
     /// The exact sum as decimal text.
     public var sum: String
+    /// Of these, the readings that are not of quality `good`: estimated, reset, implausible.
+    public var notGood: Int64
+    /// Of these, the readings that are disputed.
+    public var disputed: Int64
 }
 
 extension ControlCenterStore {
@@ -99,7 +103,7 @@ extension ControlCenterStore {
         try Self.forEachReading(self.pool, query, body)
     }
 
-    /// The exact sum and count of each series asked for.
+    /// The exact sum and count of each series of intervals asked for.
     public func sums(_ query: ReadingsQuery) throws -> [ReadingsSum] {
         try Self.sums(self.pool, query)
     }
@@ -139,10 +143,14 @@ extension ControlCenterStore {
                 sql: """
                     SELECT series.number AS number, auditor.id AS auditor, series.meter AS meter,
                         series.quantity AS quantity, series.unit AS unit, reading.mantissa AS mantissa,
-                        reading.exponent AS exponent
+                        reading.exponent AS exponent, quality.name <> 'good' AS not_good,
+                        stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed
                     FROM auditor
                     CROSS JOIN series ON series.auditor = auditor.number
-                    CROSS JOIN reading ON reading.series = series.number
+                    CROSS JOIN reading ON reading.series = series.number AND reading.interval > 0
+                    JOIN statement ON statement.leaf_index = reading.leaf_index
+                    JOIN stream ON stream.number = statement.stream
+                    JOIN quality ON quality.number = reading.quality
                     \(condition)
                     ORDER BY auditor.id, series.meter, series.quantity, series.unit, series.number
                     """, arguments: arguments)
@@ -158,13 +166,15 @@ extension ControlCenterStore {
                     sums.append(
                         ReadingsSum(
                             auditor: row["auditor"], meter: row["meter"], quantity: row["quantity"],
-                            unit: row["unit"], count: 0, sum: ""))
+                            unit: row["unit"], count: 0, sum: "", notGood: 0, disputed: 0))
                 }
                 if let mantissa: Int64 = row["mantissa"],
                     let value = ExactDecimal(mantissa: mantissa, exponent: row["exponent"])
                 {
                     total.add(value)
                     sums[sums.count - 1].count += 1
+                    if row["not_good"] { sums[sums.count - 1].notGood += 1 }
+                    if row["disputed"] { sums[sums.count - 1].disputed += 1 }
                 }
             }
             if !sums.isEmpty { sums[sums.count - 1].sum = total.description }

@@ -250,7 +250,7 @@ enum Schema {
             bytes BLOB NOT NULL,             -- as signed, signature included
             PRIMARY KEY (auditor, local, kind)
         ) WITHOUT ROWID;
-        CREATE INDEX licore_reading_time ON licore_reading (auditor, kind, time);
+        CREATE INDEX licore_reading_time ON licore_reading (auditor, time);
 
         CREATE TABLE licore_activity (
             auditor INTEGER PRIMARY KEY,

@@ -33,7 +33,9 @@ public struct StoreReader: Sendable {
         return (error as? DatabaseError)?.resultCode == .SQLITE_NOTADB
             ? ControlCenterError(.storeDamaged, "\(path) is not a control center's database")
             : ControlCenterError(
-                .stateUnusable, "cannot open \(path): \(message); reading needs write access to its folder as well")
+                .stateUnusable,
+                "cannot open \(path): \(message); reading needs the right to read it and to write the file -shm beside it"
+            )
     }
 
     /// As ``ControlCenterStore/forEachReading(_:_:)``.

@@ -21,7 +21,7 @@ struct DemoSite: Sendable {
     let victim: SPIFFEID
 
     /// The control center's database.
-    var store: String { self.configuration.controlCenter?.store ?? "\(self.directory)/control-center/store.sqlite3" }
+    var store: String { self.configuration.controlCenter?.store ?? "\(self.directory)/store/store.sqlite3" }
 
     /// Where an auditor's certificate, key and outbox are.
     func folder(of auditor: Identifier) -> String { "\(self.directory)/auditors/\(auditor)" }

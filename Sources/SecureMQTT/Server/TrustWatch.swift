@@ -54,12 +54,15 @@ struct TrustWatch: Service {
             // Everything is read before anything is exchanged.
             let lists = try self.trust.readRevocationLists()
             let tls = try self.broker.map { _ in try self.parts.makeBrokerTLS() }
-            if trustHasChanged { try self.parts.replaceTrust(lists) }
+            let verifier = try self.parts.configuration.trust.makeVerifier()
+            if trustHasChanged {
+                try self.parts.replaceTrust(lists)
+                try await self.controlCenter?.replaceTrust(verifier, published: self.published(lists))
+            }
             if let tls { try self.broker?.reload(tls: tls) }
             let closed = try await self.broker?.recheckPeers() ?? 0
             self.logger.notice(
                 "certificate, key and roots read again", metadata: ["disconnected": "\(closed)"])
-            if trustHasChanged { await self.reloadLists() }
         } catch {
             self.logger.error(
                 "certificate, key or roots cannot be used: the former ones hold", metadata: ["reason": "\(error)"])
