@@ -91,6 +91,7 @@ import Testing
         var plant = try Plant(lifetime: rule == .certificateExpiring ? 600_000 : nil) { rules in
             rules.night = AlertRules.Night(from: 22 * 60, to: 4 * 60, offset: 0)
         }
+        let first = try plant.home.statement(1, previous: .zero)
         // Midnight before today, which is night.
         let night = Timestamp(seconds: plant.center.now.seconds / 86_400 * 86_400)
         switch rule {
@@ -103,9 +104,7 @@ import Testing
             for _ in 0..<25 { try plant.read(.consumption, .kilowattHour, "0.075") }
             try plant.read(.consumption, .kilowattHour, "2")
         case .gap:
-            try plant.center.process(
-                plant.home.arrival(
-                    try plant.home.statement(2, previous: try plant.home.statement(1, previous: .zero).id)))
+            try plant.center.process(plant.home.arrival(try plant.home.statement(2, previous: first.id)))
             try plant.pass(11 * Self.minute)
         case .fork:
             try plant.read(.voltage, .volt, "230")
@@ -150,7 +149,6 @@ import Testing
                 try plant.pass(4 * Self.minute)
             }
         case .gap:
-            let first = try plant.home.statement(1, previous: .zero)
             try plant.center.process(plant.home.arrival(first))
             try plant.pass(6 * Self.minute)
         case .fork, .streamRestart: try plant.acknowledge()

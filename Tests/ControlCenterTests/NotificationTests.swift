@@ -4,6 +4,8 @@ import Logging
 import MQTT
 import MessageBus
 import NIOCore
+import PKI
+import Synchronization
 import Telemetry
 import TestSupport
 import Testing
@@ -41,9 +43,23 @@ private enum Receiver {
 }
 
 /// Takes what is published, and never hears anything.
-private struct SilentBus: MessageBus {
+private final class SilentBus: MessageBus {
+    private let state = Mutex<[(topic: String, bytes: [UInt8])]>([])
+
+    var published: [(topic: String, bytes: [UInt8])] { self.state.withLock { $0 } }
+
     func receive() async throws -> [BusEvent]? { nil }
-    func publish(topic: TopicName, payload: ByteBuffer, qos: QoS, retain: Bool) async throws {}
+    func publish(topic: TopicName, payload: ByteBuffer, qos: QoS, retain: Bool) async throws {
+        self.state.withLock { $0.append((topic.rawValue, Array(payload.readableBytesView))) }
+    }
+}
+
+/// The machine's clock, put forward by a test.
+private final class MovedClock: Sendable {
+    private let ahead = Mutex<Int64>(0)
+
+    func move(seconds: Int64) { self.ahead.withLock { $0 += seconds * 1_000_000_000 } }
+    var now: Timestamp { systemClock().advanced(byNanoseconds: self.ahead.withLock { $0 }) }
 }
 
 @Suite("People are told", .enabled(if: Receiver.python != nil, "no Python environment: run make setup"))
@@ -60,12 +76,12 @@ struct NotificationTests {
 
     /// Restarts a stream, which is an alert, while a desk runs; `body` waits for what comes of it.
     private func whileAlerted(
-        _ settings: NotificationSettings, _ body: () async throws -> Void,
-        afterwards: () async throws -> Void = {}
+        _ settings: NotificationSettings, bus: SilentBus = SilentBus(), clock: MovedClock = MovedClock(),
+        _ body: () async throws -> Void, afterwards: () async throws -> Void = {}
     ) async throws {
         let desk = ControlDesk(
-            bus: SilentBus(), store: self.store, signer: PartySigner(self.pki.controlCenter),
-            chain: self.pki.controlCenter.chainDER, notifications: settings)
+            bus: bus, store: self.store, signer: PartySigner(self.pki.controlCenter),
+            chain: self.pki.controlCenter.chainDER, notifications: settings, clock: { clock.now })
         var home = TestAuditor(try self.pki.auditor("mona"), at: Timestamp(seconds: self.pki.now))
         var center = try TestCenter(self.store, pki: self.pki)
         try await withThrowingTaskGroup(of: Void.self) { group in
@@ -109,20 +125,51 @@ struct NotificationTests {
     @Test("by a webhook, signed, again until it is taken")
     func webhook() async throws {
         let port = try freePort()
-        let receiver = try await Receiver.start(["http", "\(port)", "a secret", "200"])
+        let receiver = try await Receiver.start(["http", "\(port)", "a secret", "503", "200"])
+        let clock = MovedClock()
         var settings = NotificationSettings()
         settings.webhook = NotificationSettings.Webhook(
             url: "http://127.0.0.1:\(port)/hook", secret: Array("a secret".utf8))
-        try await self.whileAlerted(settings) {
-            try await self.wait(receiver, for: "stream-restart")
+        try await self.whileAlerted(settings, clock: clock) {
+            try await self.wait(receiver, for: "\"status\": 503")
+            clock.move(seconds: 31)
+            try await self.wait(receiver, for: "\"status\": 200")
         } afterwards: {
             try await self.wait(receiver, for: "\"event\": \"cleared\"")
         }
         let lines = receiver.output.split(separator: "\n").filter { $0.hasPrefix("{") }
-        #expect(lines.count == 2, "\(lines)")
+        #expect(lines.count == 3, "\(lines)")
+        #expect(lines.prefix(2).allSatisfy { $0.contains("\"delivery\": \"1\"") }, "\(lines)")
         #expect(
             lines.allSatisfy { $0.contains("\"signed\": true") && $0.contains("\"auditor\": \"mona\"") }, "\(lines)")
         receiver.kill()
+    }
+
+    @Test("by MQTT, as a signed alert to the auditor that it is about")
+    func mqtt() async throws {
+        var settings = NotificationSettings()
+        settings.isPublished = true
+        let bus = SilentBus()
+        let told: @Sendable () throws -> [Alert] = {
+            try bus.published.compactMap { message in
+                let envelope = try Envelope.decode(message.bytes)
+                try envelope.checkTopic(try #require(Topic(message.topic)), isRetained: false)
+                #expect(message.topic == "control_center/alerts/mona")
+                #expect(envelope.isSigned(by: self.pki.controlCenter.key.publicKey))
+                return envelope.alert
+            }
+        }
+        try await self.whileAlerted(settings, bus: bus) {
+            try await withDeadline(.seconds(30), "it is published") {
+                while try told().isEmpty { try await Task.sleep(for: .milliseconds(10)) }
+            }
+        } afterwards: {
+            try await withDeadline(.seconds(30), "that it is over is published") {
+                while try told().count < 2 { try await Task.sleep(for: .milliseconds(10)) }
+            }
+        }
+        #expect(try told().map(\.word.rawValue) == ["stream-restart", "stream-restart"])
+        #expect(try told().map(\.isRaised) == [true, false])
     }
 
     @Test("by mail, over STARTTLS and over TLS, with a password", arguments: ["starttls", "tls"])
