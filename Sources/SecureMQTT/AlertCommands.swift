@@ -175,7 +175,10 @@ struct AlertsListCommand: AsyncParsableCommand {
             table.add([
                 Table.Cell("\(alert.number)"),
                 Table.Cell(alert.state, alert.state == "raised" ? .red : alert.state == "acknowledged" ? .yellow : nil),
-                Table.Cell(alert.auditor), Table.Cell(alert.rule), Table.Cell(alert.raised.description),
+                Table.Cell(alert.auditor),
+                // What an auditor tells is told apart by its word.
+                Table.Cell(alert.rule == AlertRule.auditor.description ? "auditor: \(alert.subject)" : alert.rule),
+                Table.Cell(OperatorOptions.time(alert.raised)),
                 Table.Cell(alert.text),
             ])
         }
@@ -184,7 +187,7 @@ struct AlertsListCommand: AsyncParsableCommand {
         var messages = Table("received", "auditor", "about", "told by the auditor")
         for alert in told {
             messages.add([
-                Table.Cell(alert.received.description), Table.Cell(alert.auditor),
+                Table.Cell(OperatorOptions.time(alert.received)), Table.Cell(alert.auditor),
                 Table.Cell(alert.word + (alert.isRaised ? "" : " is over")), Table.Cell(alert.text),
             ])
         }

@@ -88,6 +88,9 @@ struct OperatorOptions: ParsableArguments {
         return number * factor
     }
 
+    /// A time for a table, to the second.
+    static func time(_ time: Timestamp) -> String { Timestamp(seconds: time.seconds).description }
+
     /// One line for who should know that nothing happens yet.
     static func warnIfNotRunning(_ desk: OperatorDesk) {
         guard !desk.isControlCenterRunning else { return }

@@ -148,7 +148,7 @@ import Testing
         try await plant.waitFor(1, "SELECT count(*) FROM alert WHERE rule = 'auditor'")
         try await plant.waitFor(1, "SELECT count(*) FROM alert WHERE rule = 'stream-restart'")
         let alerts = try await Self.operate(plant, ["alerts", "--open"])
-        #expect(alerts.contains("\t\(Plant.auditor)\tauditor\t"), "\(alerts)")
+        #expect(alerts.contains("\t\(Plant.auditor)\tauditor: update-refused\t"), "\(alerts)")
         home.kill()
         try await home.wait()
         #expect(try await plant.stop(), "\(plant.logs)")
