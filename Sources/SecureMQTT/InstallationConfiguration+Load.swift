@@ -134,11 +134,13 @@ extension InstallationConfiguration {
     private static func alertRules(_ values: Values) throws(CommandError) -> AlertRules {
         var rules = AlertRules()
         rules.noDataAfter = try values.time(.alertsNoDataAfter) ?? rules.noDataAfter
-        if values.has(.alertsRanges) {
+        // None at all is also an answer.
+        if values.hasList(.alertsRanges) {
             var ranges: [AlertRules.Range] = []
             for text in values.list(.alertsRanges) { ranges.append(try values.range(.alertsRanges, text)) }
             rules.ranges = ranges
         }
+        try values.require(.alertsNight, for: [.alertsUTCOffset])
         if let night = values.string(.alertsNight) {
             let offset = try values.minutes(
                 .alertsUTCOffset, values.string(.alertsUTCOffset) ?? "+00:00", isOffset: true)
@@ -161,6 +163,15 @@ extension InstallationConfiguration {
     }
 
     private static func notifications(_ values: Values) throws(CommandError) -> NotificationSettings {
+        // What belongs to something that is not there would say nothing, and be missed.
+        try values.require(.alertsWebhook, for: [.alertsWebhookSecret])
+        try values.require(
+            .alertsMailHost,
+            for: [
+                .alertsMailPort, .alertsMailSecurity, .alertsMailRoots, .alertsMailUser, .alertsMailPassword,
+                .alertsMailFrom, .alertsMailTo,
+            ])
+        try values.require(.alertsMailUser, for: [.alertsMailPassword])
         var settings = NotificationSettings()
         settings.isPublished = try values.bool(.alertsPublish, default: false)
         if let url = values.string(.alertsWebhook) {
@@ -244,6 +255,12 @@ private struct Values {
     }
 
     func has(_ key: Key) -> Bool { self.string(key) != nil }
+
+    /// Whether a list is there, also an empty one.
+    func hasList(_ key: Key) -> Bool {
+        self.has(key)
+            || self.reader.stringArray(forKey: ConfigKey(key.rawValue.split(separator: ".").map(String.init))) != nil
+    }
 
     func list(_ key: Key) -> [String] {
         let name = ConfigKey(key.rawValue.split(separator: ".").map(String.init))
@@ -342,6 +359,12 @@ private struct Values {
             throw self.wrong(key, "'\(text)' is not like voltage=195..255")
         }
         return AlertRules.Range(quantity: String(parts[0]), bounds: bounds[0]...bounds[1])
+    }
+
+    /// A key that others belong to.
+    func require(_ key: Key, for others: [Key]) throws(CommandError) {
+        guard !self.has(key), let other = others.first(where: { self.has($0) || self.hasList($0) }) else { return }
+        throw self.wrong(other, "it belongs to \(key.rawValue), which is missing")
     }
 
     /// What the first line of a file says.

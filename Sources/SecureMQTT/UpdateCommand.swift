@@ -240,7 +240,8 @@ struct UpdatesCommand: AsyncParsableCommand {
             table.add([
                 Table.Cell("\(update.number)"), Table.Cell(update.auditor.id.rawValue), Table.Cell(update.parameter),
                 Table.Cell(update.value + (update.unit.map { " " + $0 } ?? "")), Table.Cell(update.state, color),
-                Table.Cell(OperatorOptions.time(update.asked)), Table.Cell(update.askedBy), Table.Cell(update.reason ?? ""),
+                Table.Cell(OperatorOptions.time(update.asked)), Table.Cell(update.askedBy),
+                Table.Cell(update.reason ?? ""),
             ])
         }
         if !updates.isEmpty || liCore.isEmpty { output.table(table) }

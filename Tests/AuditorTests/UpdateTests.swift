@@ -193,6 +193,28 @@ struct DeskSigner: Signer {
         #expect(desk.machine.statistics.updatesRefused == 5)
     }
 
+    @Test(
+        "Floating point is no value: not a number, 1e300, -1e300",
+        arguments: [
+            (Int64(1_000), [0x19, 0x03, 0xE8] as [UInt8], [0xF9, 0x7E, 0x00] as [UInt8]),
+            (1 << 40, [0x1B, 0, 0, 1, 0, 0, 0, 0, 0], [0xFB, 0x7E, 0x37, 0xE4, 0x3C, 0x88, 0x00, 0x75, 0x9C]),
+            (1 << 40, [0x1B, 0, 0, 1, 0, 0, 0, 0, 0], [0xFB, 0xFE, 0x37, 0xE4, 0x3C, 0x88, 0x00, 0x75, 0x9C]),
+        ])
+    func floatingPoint(_ integer: Int64, _ encoded: [UInt8], _ float: [UInt8]) throws {
+        var (desk, nonce) = try self.connected()
+        var order = try self.order(desk, nonce)
+        order.value = .number(try #require(ExactDecimal(integer)))
+        try self.tell(&desk, order) { bytes in
+            // As many bytes, in the place of the value.
+            let start = bytes.indices.dropLast(encoded.count).last { bytes[$0..<($0 + encoded.count)] == encoded[...] }
+            if let start { bytes.replaceSubrange(start..<(start + encoded.count), with: float) }
+        }
+        #expect(desk.settings.isEmpty)
+        #expect(desk.outbox.memory.settings.isEmpty)
+        #expect(desk.machine.statistics.updatesRefused == 1)
+        #expect(desk.alarms.last?.text.contains("format: ") == true, "\(desk.alarms)")
+    }
+
     @Test("A replayed update is applied once, a lower number never")
     func replays() throws {
         var (desk, nonce) = try self.connected()

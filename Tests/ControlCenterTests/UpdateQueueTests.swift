@@ -163,7 +163,7 @@ import Testing
         defer { folder.remove() }
         #expect(throws: ControlCenterError.self) { _ = try OperatorDesk(path: folder.path("none")) }
         let path = try folder.write("not a database, but long enough to be looked at as one", to: "other.sqlite3")
-        #expect(throws: ControlCenterError.self) { _ = try OperatorDesk(path: path) }
+        #expect(throws: ControlCenterError(.storeDamaged, "")) { _ = try OperatorDesk(path: path) }
     }
 
     @Test("An auditor's alert is verified and stored once; what is wrong with it is refused")

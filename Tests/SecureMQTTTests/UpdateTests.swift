@@ -60,6 +60,15 @@ import Testing
         let table = try await Self.operate(plant, ["updates"])
         #expect(table.contains("1 of 1"), "\(table)")
 
+        // The control center is away, the auditor is not: it says hello again when the other tells its keys.
+        if shape != .serve, let center = plant.process(.controlCenter) {
+            center.send(signal: SIGTERM)
+            try await center.wait()
+            _ = try await Self.operate(plant, ["update", Plant.auditor, "LOG_LEVEL", "info"])
+            try await plant.start(.controlCenter)
+            try await plant.waitFor(4, applied, within: .seconds(90))
+        }
+
         home.send(signal: SIGTERM)
         #expect(try await home.wait() == .exited(0), "\(home.errorOutput.suffix(2_000))")
         let status = try await Program.run([
@@ -234,6 +243,17 @@ import Testing
         home.kill()
         try await home.wait()
         #expect(try await plant.stop(), "\(plant.logs)")
+        for (setting, says) in [
+            ("alerts.no-data-after=5", "35m"), ("alerts.ranges=volts=1..2", "voltage=195..255"),
+            ("alerts.night=22", "22:00-04:00"), ("alerts.utc-offset=+01:00", "alerts.night, which is missing"),
+            ("alerts.webhook=ftp://x", "https://"), ("alerts.webhook-secret=/x", "alerts.webhook, which is missing"),
+            ("alerts.mail-security=ssl", "alerts.mail-host, which is missing"), ("alerts.mail-host=x", "mail-to"),
+        ] {
+            let result = try await Program.run(["control-center", "--set", setting] + config)
+            #expect(result.status == 78, "\(setting): \(result)")
+            #expect(result.errorOutput.contains(says), "\(result)")
+            #expect(result.errorOutput.split(separator: "\n").count == 1, "\(result)")
+        }
         // Not running: it is queued, and said.
         let late = try await Program.run(["update", Plant.auditor, "SAMPLE_RATE", "1"] + config)
         #expect(late.status == 0)

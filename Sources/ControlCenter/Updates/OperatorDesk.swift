@@ -39,6 +39,8 @@ public struct OperatorDesk: Sendable {
             self.database = database
         } catch let error as ControlCenterError {
             throw error
+        } catch let error as DatabaseError where error.resultCode == .SQLITE_NOTADB {
+            throw ControlCenterError(.storeDamaged, "\(path) is not a control center's database")
         } catch {
             throw ControlCenterError(
                 .stateUnusable,
