@@ -20,7 +20,9 @@ struct ConnectionOptions: ParsableArguments {
         var configuration = MQTTClientConfiguration(
             host: self.host, port: self.port, transport: try self.transport(),
             version: self.v3 ? .v3_1_1 : .v5_0, clientID: self.clientID)
+        // Each run by itself: the server is to keep nothing of it.
         configuration.cleanStart = true
+        configuration.sessionExpiry = .zero
         configuration.userName = self.user
         if let file = self.passwordFile {
             let text = try String(contentsOfFile: file, encoding: .utf8)

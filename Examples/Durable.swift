@@ -16,6 +16,7 @@ struct DurableOptions: ParsableArguments {
         }
         var configuration = try connection.configuration()
         configuration.cleanStart = false
+        configuration.sessionExpiry = .seconds(14 * 86_400)
         configuration.sessionStore = try SQLiteSessionStore(directory: self.store)
         configuration.shutdownTimeout = .seconds(60)
         configuration.backoff = Backoff(base: .milliseconds(50), maximum: .seconds(5))

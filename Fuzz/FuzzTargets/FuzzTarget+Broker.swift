@@ -177,7 +177,9 @@ private struct FuzzedBroker {
             self.check(change)
         case .close(let id, _, _):
             if let index = self.clients.firstIndex(where: { $0.id == id }) { self.end(index) }
-        case .deliverInProcess, .hold, .resume, .event:
+        case .pumpLater(let id):
+            self.router.pump(id)
+        case .deliverInProcess, .hold, .resume, .wantFigures, .event:
             return
         }
     }

@@ -1,5 +1,5 @@
 /// Bytes as lower-case hexadecimal digits, the only form that this format has.
-enum LowerHex {
+package enum LowerHex {
     private static let digits = Array("0123456789abcdef".utf8)
 
     static func append(_ bytes: some Sequence<UInt8>, to text: inout [UInt8]) {
@@ -9,7 +9,7 @@ enum LowerHex {
         }
     }
 
-    static func encode(_ bytes: some Sequence<UInt8>) -> String {
+    package static func encode(_ bytes: some Sequence<UInt8>) -> String {
         var text: [UInt8] = []
         Self.append(bytes, to: &text)
         return String(decoding: text, as: UTF8.self)

@@ -101,6 +101,23 @@ public struct ParameterUpdate: Hashable, Sendable {
     /// 1...64 characters of printable ASCII, `|` not among them.
     public let value: String
 
+    /// For a parameter that the original has: `SAMPLE_RATE`, seconds between readings, 0.05 to 86,400. Its publisher
+    /// takes whatever was signed, and ends on what is no such number.
+    ///
+    /// - Throws: ``LiCoreError`` with code `value`.
+    public init(_ parameter: Topic.Parameter, value: String) throws(LiCoreError) {
+        try self.init(value: value)
+        guard parameter.rawValue == "SAMPLE_RATE" else { return }
+        guard value.utf8.allSatisfy({ (0x30...0x39).contains($0) || $0 == UInt8(ascii: ".") }),
+            let seconds = Double(value), Self.sampleRates.contains(seconds)
+        else {
+            throw LiCoreError(.value, "SAMPLE_RATE is in seconds, 0.05 to 86400, written like 0.2")
+        }
+    }
+
+    /// Seconds between readings that are sensible.
+    public static let sampleRates: ClosedRange<Double> = 0.05...86_400
+
     /// - Throws: ``LiCoreError`` with code `value`.
     public init(value: String) throws(LiCoreError) {
         guard (1...Self.maximumValueSize).contains(value.utf8.count),

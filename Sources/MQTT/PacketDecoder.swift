@@ -125,7 +125,8 @@ public struct PacketDecoder: Sendable {
             headerSize += 1
             remainingLength |= Int(byte & 0x7F) << shift
             if byte & 0x80 == 0 {
-                guard byte != 0 || headerSize == 2 else {
+                // 3.1.1 does not ask for the shortest form.
+                guard byte != 0 || headerSize == 2 || self.version == .v3_1_1 else {
                     throw .malformed("a length has more bytes than it needs (MQTT-1.5.5-1)")
                 }
                 break

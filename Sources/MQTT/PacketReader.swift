@@ -110,7 +110,7 @@ struct PacketReader {
                 throw .malformed("there is no property \(identifier) (section 2.2.2.2)")
             }
             guard allowed.contains(place) else {
-                throw .protocolError("property \(identifier) does not belong in this packet (section 2.2.2.2)")
+                throw .malformed("property \(identifier) does not belong in this packet (section 2.2.2.2)")
             }
             let bit: UInt64 = 1 << UInt64(identifier)
             guard seen & bit == 0 || identifier == 0x26 || (identifier == 0x0B && place == .publish) else {

@@ -20,6 +20,15 @@ public protocol Authorizer: Sendable {
     /// - Returns: `nil` if so; else one word. Whoever may publish may have a will, unless implemented otherwise.
     func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String?
 
+    /// Whether a message that is refused is taken and thrown away, so that the sender does not learn of it. For clients
+    /// that cannot live with a refusal: one of 3.1.1 is disconnected by it, and many send the same again for ever.
+    /// No, unless an authorizer says otherwise.
+    func discards(_ topic: TopicName, by peer: PeerIdentity) -> Bool
+
+    /// Whose sessions a peer's are: two peers with the same client identifier take each other's session if this is
+    /// the same. The peer's SPIFFE ID, unless an authorizer says otherwise.
+    func sessionOwner(_ peer: PeerIdentity) -> String
+
     /// Whether messages of a topic are delivered to a peer that subscribed to a filter which matches it. Always,
     /// unless an authorizer says otherwise.
     func mayReceive(_ topic: TopicName, by peer: PeerIdentity) -> Bool
@@ -27,6 +36,10 @@ public protocol Authorizer: Sendable {
 
 extension Authorizer {
     public func mayReceive(_ topic: TopicName, by peer: PeerIdentity) -> Bool { true }
+
+    public func discards(_ topic: TopicName, by peer: PeerIdentity) -> Bool { false }
+
+    public func sessionOwner(_ peer: PeerIdentity) -> String { peer.spiffeID.rawValue }
 
     public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {
         self.refusalToPublish(topic, isRetained: isRetained, by: peer)

@@ -103,9 +103,8 @@ public final class Broker: Service {
             return (socket, UnixSocket.FileIdentity(socket.path))
         }
 
-        let start = NIODeadline.now()
         let ticker = eventLoop.scheduleRepeatedTask(initialDelay: .milliseconds(500), delay: .milliseconds(500)) { _ in
-            core.value.tick(uptime: UInt64((NIODeadline.now() - start).nanoseconds / 1_000_000_000))
+            core.value.tick()
         }
         // Ends by shutdown or by cancellation, which mean the same here, or because the store has failed.
         let ended: Result<Void, any Error>

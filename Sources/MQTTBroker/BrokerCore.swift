@@ -20,8 +20,10 @@ final class BrokerCore {
     var transport = BrokerStatistics()
     var addresses: ConnectionTable<NetworkAddress>
     var identities: ConnectionTable<String>
-    /// The Unix second at which the uptime was 0.
-    private var start: UInt64?
+    /// The router's time is the calendar's at the start, and goes on by a clock that nobody sets: no expiry jumps when
+    /// somebody sets the system's.
+    private let start = (unix: BrokerCore.unixMilliseconds, uptime: NIODeadline.now())
+    private var areFiguresDue = false
 
     private let store: (any SessionStore)?
     private let durability: BrokerDurability
@@ -68,7 +70,7 @@ final class BrokerCore {
         self.end = end
         self.router = Router(
             limits: configuration.limits, authorizer: configuration.authorizer, restoring: restoring,
-            waitsForStore: self.durability == .safe, now: Self.unixSeconds)
+            waitsForStore: self.durability == .safe, now: Self.unixMilliseconds / 1_000)
         self.observer = configuration.observer
         self.logger = logger
         let limits = configuration.limits
@@ -89,12 +91,20 @@ final class BrokerCore {
         all.include(self.router.statistics)
         all.queuedMessages = self.router.totals.messages
         all.queuedBytes = self.router.totals.bytes
+        self.router.measureQueues(&all)
         return all
     }
 
     static let ticksPerSecond: UInt64 = 2
 
-    private static var unixSeconds: UInt64 { UInt64(max(0, Date().timeIntervalSince1970)) }
+    private static var unixMilliseconds: UInt64 { UInt64(max(0, Date().timeIntervalSince1970 * 1_000)) }
+
+    private var milliseconds: UInt64 {
+        self.start.unix + UInt64(clamping: (NIODeadline.now() - self.start.uptime).nanoseconds / 1_000_000)
+    }
+
+    /// Before packets are dealt with, and before a connection is left: what begins then begins then.
+    func updateTime() { self.router.setTime(milliseconds: self.milliseconds) }
 
     // MARK: Connections
 
@@ -110,6 +120,7 @@ final class BrokerCore {
     }
 
     func leave(_ id: ConnectionID, reason: String) {
+        self.updateTime()
         self.connections[id.index] = nil
         self.router.connectionLost(id, reason: reason)
         self.perform()
@@ -175,6 +186,14 @@ final class BrokerCore {
                 self.handler(id)?.hold()
             case .resume(let id):
                 self.handler(id)?.resume()
+            case .pumpLater(let id):
+                let bound = NIOLoopBound(self, eventLoop: self.eventLoop)
+                self.eventLoop.execute {
+                    bound.value.router.pump(id)
+                    bound.value.perform()
+                }
+            case .wantFigures:
+                self.figuresAreWanted()
             case .event(let event):
                 self.report(event)
             }
@@ -287,12 +306,17 @@ final class BrokerCore {
     // MARK: $SYS
 
     /// Somebody has subscribed to the broker's figures: they come at once, and then every ten seconds.
-    func figuresAreWanted() {
+    private func figuresAreWanted() {
         self.hasReaders = true
-        self.publishFigures()
+        guard !self.areFiguresDue else { return }
+        self.areFiguresDue = true
+        // Once for all that is done before the loop looks again.
+        let bound = NIOLoopBound(self, eventLoop: self.eventLoop)
+        self.eventLoop.execute { bound.value.publishFigures() }
     }
 
     private func publishFigures() {
+        self.areFiguresDue = false
         guard self.hasReaders else { return }
         var wasTaken = false
         let seconds = self.ticks / Self.ticksPerSecond
@@ -308,14 +332,9 @@ final class BrokerCore {
     // MARK: Time
 
     /// Called twice a second.
-    ///
-    /// - Parameter uptime: seconds of a clock that nobody sets. The router's time is the calendar's at the first
-    ///   tick and goes on by this one: no expiry jumps when somebody sets the system's clock.
-    func tick(uptime: UInt64) {
+    func tick() {
         self.ticks += 1
-        let start = self.start ?? Self.unixSeconds - min(uptime, Self.unixSeconds)
-        self.start = start
-        self.router.advance(to: start + uptime)
+        self.router.advance(toMilliseconds: self.milliseconds)
         for handler in Array(self.handlers.values) { handler.checkDeadlines() }
         if self.ticks.isMultiple(of: 60 * Self.ticksPerSecond) { self.recheckPeers() }
         if self.ticks.isMultiple(of: 10 * Self.ticksPerSecond) { self.publishFigures() }

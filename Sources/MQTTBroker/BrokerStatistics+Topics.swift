@@ -16,12 +16,19 @@ extension BrokerStatistics {
             ("messages/sent/qos2", self.messagesSentByQoS.two),
             ("messages/dropped", self.messagesDropped),
             ("messages/queued", UInt64(self.queuedMessages)),
+            ("queues", UInt64(self.queues)),
+            ("queues/longest", UInt64(self.longestQueue)),
+            ("queues/largest/bytes", UInt64(self.largestQueueBytes)),
             ("bytes/received", self.bytesReceived),
             ("bytes/sent", self.bytesSent),
             ("bytes/queued", UInt64(self.queuedBytes)),
             ("refused/publishes", self.publishesRefused),
             ("refused/subscriptions", self.subscriptionsRefused),
         ]
+        // Each reason from the start, so that a graph of it begins at 0.
+        for reason in DropReason.allCases {
+            figures.append(("messages/dropped/\(reason.rawValue)", self.messagesDroppedByReason[reason] ?? 0))
+        }
         func add(_ group: String, _ counts: [RefusalReason: UInt64]) {
             figures.append(("refused/\(group)", counts.values.reduce(0, +)))
             for (reason, count) in counts.sorted(by: { $0.key.description < $1.key.description }) {

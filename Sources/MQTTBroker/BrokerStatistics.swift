@@ -16,9 +16,10 @@ public struct BrokerStatistics: Hashable, Sendable {
     public internal(set) var messagesSent: UInt64 = 0
     /// Of them, those of QoS 0, 1 and 2 over the network.
     public internal(set) var messagesSentByQoS = ByQoS()
-    /// Deliveries that were dropped: QoS 0 to a slow or absent client, what is beyond a queue's limit, or
-    /// larger than the client takes.
-    public internal(set) var messagesDropped: UInt64 = 0
+    /// Deliveries that were dropped.
+    public var messagesDropped: UInt64 { self.messagesDroppedByReason.values.reduce(0, +) }
+    /// Deliveries that were dropped, by reason.
+    public internal(set) var messagesDroppedByReason: [DropReason: UInt64] = [:]
     /// PUBLISH packets that were refused.
     public internal(set) var publishesRefused: UInt64 = 0
     /// Subscriptions that were refused.
@@ -37,6 +38,32 @@ public struct BrokerStatistics: Hashable, Sendable {
     public internal(set) var queuedMessages = 0
     /// Their payloads, in bytes, now.
     public internal(set) var queuedBytes = 0
+    /// Sessions for which any wait, now.
+    public internal(set) var queues = 0
+    /// Messages in the longest of these queues, now.
+    public internal(set) var longestQueue = 0
+    /// Bytes of payloads in the largest of these queues, now.
+    public internal(set) var largestQueueBytes = 0
+
+    /// Why a message was not delivered to a session, or not retained.
+    public enum DropReason: String, Hashable, Sendable, CaseIterable {
+        /// QoS 0, and the client takes too slowly.
+        case slow
+        /// QoS 0, and nobody of the session, or of the shared subscription, is connected.
+        case absent
+        /// The session's queue is full.
+        case queueFull = "queue-full"
+        /// All queues together are full, and this is the largest.
+        case allQueuesFull = "all-queues-full"
+        /// Its expiry interval has passed (section 3.3.2.3.3).
+        case expired
+        /// Larger than the client takes (section 3.1.2.11.4).
+        case tooLarge = "too-large"
+        /// As many messages are retained as may be: a will was delivered, and not retained.
+        case retainedFull = "retained-full"
+    }
+
+    mutating func drop(_ reason: DropReason) { self.messagesDroppedByReason[reason, default: 0] += 1 }
 
     /// A count for each QoS.
     public struct ByQoS: Hashable, Sendable {
@@ -63,7 +90,7 @@ public struct BrokerStatistics: Hashable, Sendable {
         self.sessions = router.sessions
         self.messagesReceived = router.messagesReceived
         self.messagesSent = router.messagesSent
-        self.messagesDropped = router.messagesDropped
+        self.messagesDroppedByReason = router.messagesDroppedByReason
         self.publishesRefused = router.publishesRefused
         self.subscriptionsRefused = router.subscriptionsRefused
     }

@@ -294,23 +294,23 @@ final class ConnectionHandler: ChannelDuplexHandler {
         guard !self.isReading, !self.isInLine else { return 0 }
         self.isReading = true
         defer { self.isReading = false }
+        self.core.updateTime()
         var count = 0
         do throws(MQTTError) {
-            while self.phase != .closed, !self.isHeld, !self.isPaused {
-                if count >= self.core.limits.packetsPerTurn {
+            var turn = 0
+            while self.phase != .closed, !self.isHeld, !self.isPaused, !self.isChoked {
+                if turn >= self.core.limits.packetsPerTurn {
                     self.isInLine = true
                     self.core.standInLine(self)
                     break
                 }
                 guard let packet = try self.decoder.next() else { break }
                 count += 1
+                turn += 1
                 if case .publish(let publish) = packet { self.core.transport.messagesReceivedByQoS.add(publish.qos) }
                 self.handle(packet)
-                if case .subscribe(let subscribe) = packet,
-                    subscribe.subscriptions.contains(where: { $0.filter.rawValue.hasPrefix("$SYS/") })
-                {
-                    self.core.figuresAreWanted()
-                }
+                // It may have many filters, and each looks through all that is retained.
+                if case .subscribe = packet { turn = self.core.limits.packetsPerTurn }
             }
         } catch {
             self.fail(error)
@@ -604,7 +604,10 @@ final class ConnectionHandler: ChannelDuplexHandler {
     func channelWritabilityChanged(context: ChannelHandlerContext) {
         if context.channel.isWritable {
             self.untaken = 0
-            self.isChoked = false
+            if self.isChoked {
+                self.isChoked = false
+                self.process()
+            }
             self.updateReading()
         }
         if let id = self.id, self.phase == .open {

@@ -12,7 +12,7 @@ import Telemetry
 /// - A LiCore auditor publishes readings on `audits/measures/<ID>` and reads its updates, no more.
 /// - The original's database client reads `audits/measures/#`, of which it is delivered the topics of LiCore auditors
 ///   only: it dies on a payload that is not its text. It publishes updates to the auditors whose controller it is,
-///   retained too.
+///   retained too; one to anybody else is thrown away, since it would repeat a refused one for ever.
 /// - The control center may publish updates to LiCore auditors under the name of the controller that is pinned.
 /// - Nobody but the certificate that is pinned publishes on a LiCore auditor's `audits/measures/<ID>`.
 public struct FleetAuthorizer: Authorizer {
@@ -80,10 +80,27 @@ public struct FleetAuthorizer: Authorizer {
         switch self.place(of: peer, in: self.register.current) {
         case .none: return self.base.refusalToSubscribe(filter, by: peer)
         case .ended: return Reason.expired.rawValue
-        case .member(let member) where member.kind == .auditor: readable = "control_center/updates/\(member.id)/#"
-        case .member: readable = "audits/measures/#"
+        // More than they may read: they are delivered only that, and old programs do not heed a refusal.
+        case .member(let member) where member.kind == .auditor: readable = "control_center/updates/#"
+        case .member: readable = "audits/#"
         }
         return TopicTable.filter(readable, covers: filter.rawValue) ? nil : Reason.topic.rawValue
+    }
+
+    public func discards(_ topic: TopicName, by peer: PeerIdentity) -> Bool {
+        guard case .member(let member) = self.place(of: peer, in: self.register.current),
+            member.kind == .databaseClient, case .update(_, member.id, _) = Topic(topic.rawValue)
+        else { return false }
+        return true
+    }
+
+    /// A device of the original's and the one that replaces it may have one ID and one client identifier at the same
+    /// time: neither shall throw the other out.
+    public func sessionOwner(_ peer: PeerIdentity) -> String {
+        guard let member = self.register.current[certificateHash: peer.certificateHash],
+            !member.isOurs(in: peer.spiffeID.trustDomain)
+        else { return self.base.sessionOwner(peer) }
+        return "\(peer.spiffeID.rawValue) \(LowerHex.encode(peer.certificateHash))"
     }
 
     public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {
@@ -101,7 +118,9 @@ public struct FleetAuthorizer: Authorizer {
         switch self.place(of: peer, in: fleet) {
         case .none: return self.base.mayReceive(topic, by: peer)
         case .ended: return false
-        case .member(let member) where member.kind == .auditor: return true
+        case .member(let member) where member.kind == .auditor:
+            guard case .update(member.id, _, _) = Topic(topic.rawValue) else { return false }
+            return true
         case .member:
             guard case .measures(let id) = Topic(topic.rawValue) else { return false }
             return self.auditor(id, in: fleet) != nil

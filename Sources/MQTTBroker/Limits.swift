@@ -29,11 +29,11 @@ public struct BrokerLimits: Sendable {
     public var maximumInflight = 256
     /// Messages that wait for a client, beyond those in flight.
     public var maximumQueuedMessages = 100_000
-    /// Their payloads, in bytes.
+    /// Their size in bytes: topic, properties, payload, and 64 for each.
     public var maximumQueuedBytes = 64 * 1_024 * 1_024
     /// Retained messages.
     public var maximumRetainedMessages = 10_000
-    /// Their payloads, in bytes.
+    /// Their size in bytes, as ``maximumQueuedBytes``.
     public var maximumRetainedBytes = 64 * 1_024 * 1_024
     /// A session without a connection is kept this long, in seconds, whatever its client asks for.
     public var maximumSessionExpiry: UInt32 = 14 * 86_400
@@ -50,8 +50,8 @@ public struct BrokerLimits: Sendable {
     /// Bytes written but not taken by a client before it counts as slow: above, messages of QoS 0 to it are
     /// dropped, the others queued.
     public var slowConsumerBytes = 256 * 1_024
-    /// Payloads that wait for clients, in bytes, over all sessions. Beyond, the session with the most of them
-    /// loses its own new messages as if its queue were full.
+    /// What waits for clients, in bytes as ``maximumQueuedBytes``, over all sessions. Beyond, the session with the most
+    /// of it loses the newer half of its queue, acknowledged messages among it, as if its queue were full.
     public var maximumTotalQueuedBytes = 1_024 * 1_024 * 1_024
 
     // MARK: Who connects how often

@@ -9,8 +9,10 @@ package final class Message {
     /// What is passed on: without topic alias and subscription identifiers.
     package let properties: Properties
     package let sender: PeerIdentity?
-    /// The second of the broker's clock from which it is no longer delivered.
+    /// The millisecond of the broker's clock from which it is no longer delivered.
     package let expiry: UInt64?
+    /// What it counts in a queue, in bytes: topic, properties, payload, and a bit for its own.
+    let size: Int
 
     /// Its number in the store; 0 if it has none yet.
     var number: UInt64 = 0
@@ -18,6 +20,7 @@ package final class Message {
     private var isKept: Bool
 
     /// - Parameters:
+    ///   - now: Unix milliseconds.
     ///   - isKept: The payload's memory is the message's own, not a part of a receive buffer.
     package init(_ publish: Publish, sender: PeerIdentity?, now: UInt64, isKept: Bool = false) {
         self.topic = publish.topic
@@ -27,6 +30,7 @@ package final class Message {
         if publish.properties.isEmpty {
             self.properties = publish.properties
             self.expiry = nil
+            self.size = Self.size(of: publish, self.properties)
         } else {
             self.properties = publish.properties.filter {
                 switch $0 {
@@ -34,7 +38,8 @@ package final class Message {
                 default: true
                 }
             }
-            self.expiry = publish.properties.messageExpiryInterval.map { now + UInt64($0) }
+            self.expiry = publish.properties.messageExpiryInterval.map { now + UInt64($0) * 1_000 }
+            self.size = Self.size(of: publish, self.properties)
         }
     }
 
@@ -44,9 +49,20 @@ package final class Message {
         self.payload = stored.payload
         self.properties = stored.properties
         self.sender = stored.sender
-        self.expiry = stored.expiry
+        self.expiry = stored.expiry.map(UnixClock.milliseconds)
+        self.size = Self.size(of: Publish(topic: stored.topic, payload: stored.payload), stored.properties)
         self.number = stored.number
         self.isKept = true
+    }
+
+    private static func size(of publish: Publish, _ properties: Properties) -> Int {
+        var size = publish.topic.rawValue.utf8.count + publish.payload.readableBytes + 64
+        if !properties.isEmpty {
+            let other = Publish(topic: publish.topic, payload: ByteBuffer(), properties: properties)
+            // What cannot be encoded is never sent.
+            size += (try? other.encodedHeaderSize(version: .v5_0)) ?? 0
+        }
+        return size
     }
 
     /// Whether it is too late to begin to deliver it.
@@ -74,7 +90,8 @@ package final class Message {
             properties = Properties(
                 properties.all.map {
                     if case .messageExpiryInterval = $0 {
-                        return .messageExpiryInterval(UInt32(clamping: expiry > now ? expiry - now : 0))
+                        return .messageExpiryInterval(
+                            UInt32(clamping: expiry > now ? UnixClock.seconds(expiry - now) : 0))
                     }
                     return $0
                 })

@@ -125,8 +125,8 @@ public struct MosquittoConfiguration: Sendable {
         return lines.joined(separator: "\n") + "\n"
     }
 
-    /// The listener's own authority and rights. Its clients' sessions are named after their certificates, so that none
-    /// takes the control center's by a client identifier. No revocation list: the fleet file is what ends a pin.
+    /// The listener's own authority and rights. Its clients' sessions are named after their certificates, so that a client
+    /// takes another's only if the old authority gives it that name. No revocation list: the fleet file is what ends a pin.
     private func lines(of licore: LiCoreListener) -> [String] {
         [
             "", "# The original's clients: their own authority, and no rights but those of the fleet.",

@@ -16,9 +16,14 @@ struct OutboundAliases {
     mutating func apply(to publish: inout Publish, maximumPacketSize: Int) throws(MQTTError) -> Bool {
         guard self.maximum > 0 else { return false }
         if let known = self.aliases[publish.topic] {
+            let plain = publish
             publish.properties.append(.topicAlias(known))
-            // Shorter with it: a topic has at least as many bytes as the alias takes, or the two bytes do no harm.
-            return true
+            // The alias may take more than a short topic does.
+            guard maximumPacketSize != .max, publish.topic.rawValue.utf8.count < Self.largestGrowth,
+                try publish.encodedHeaderSize(version: .v5_0) + publish.payload.readableBytes > maximumPacketSize
+            else { return true }
+            publish = plain
+            return false
         }
         guard self.aliases.count < Int(self.maximum) else { return false }
         if maximumPacketSize != .max {

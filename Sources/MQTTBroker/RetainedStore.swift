@@ -15,9 +15,9 @@ struct RetainedStore {
     ///
     /// - Returns: `false` if there is no room; then nothing has changed.
     mutating func store(_ message: Message, qos: QoS, limits: BrokerLimits) -> Bool {
-        let size = message.payload.readableBytes
-        let old = self.entries[message.topic].map { $0.message.payload.readableBytes }
-        guard size > 0 else {
+        let size = message.size
+        let old = self.entries[message.topic]?.message.size
+        guard message.payload.readableBytes > 0 else {
             self.entries[message.topic] = nil
             self.bytes -= old ?? 0
             return true
@@ -43,7 +43,7 @@ struct RetainedStore {
 
     /// Takes up one that a former process stored, whatever the limits are now.
     mutating func restore(_ message: Message, qos: QoS) {
-        self.bytes += message.payload.readableBytes
+        self.bytes += message.size
         self.entries[message.topic] = Entry(message: message, qos: qos)
     }
 
@@ -52,11 +52,8 @@ struct RetainedStore {
     /// - Returns: the topics that have none any more.
     mutating func removeExpired(now: UInt64) -> [TopicName] {
         var removed: [TopicName] = []
-        for (topic, entry) in self.entries where entry.message.hasExpired(now) {
-            self.bytes -= entry.message.payload.readableBytes
-            self.entries[topic] = nil
-            removed.append(topic)
-        }
+        for (topic, entry) in self.entries where entry.message.hasExpired(now) { removed.append(topic) }
+        for topic in removed { self.bytes -= self.entries.removeValue(forKey: topic)?.message.size ?? 0 }
         return removed
     }
 }

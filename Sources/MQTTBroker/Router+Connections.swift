@@ -9,7 +9,7 @@ extension Router {
     ) -> ConnectOutcome {
         if let (code, reason) = self.refusal(of: packet, peer) { return .refused(code, reason) }
         let clientID = packet.clientID.isEmpty ? assignedClientID() : packet.clientID
-        let key = SessionKey(peer, clientID)
+        let key = SessionKey(owner: self.authorizer.sessionOwner(peer), clientID)
 
         var found = self.sessionIndex[key]
         if let index = found, case .inProcess = self.place(of: index) {
@@ -139,7 +139,7 @@ extension Router {
             self.removeSession(index)
             return
         }
-        if session.isDurable { self.persist(.leaveSession(session.number, at: self.now)) }
+        if session.isDurable { self.persist(.leaveSession(session.number, at: UnixClock.seconds(self.now))) }
         if session.willDelay == 0 { self.publishWill(of: session) }
     }
 

@@ -6,8 +6,8 @@ import NIOCore
 extension Router {
     /// To one member of a shared subscription.
     mutating func deliver(_ message: Message, to share: Share, qos: QoS, retain: Bool, settlement: Settlement?) {
-        guard let member = self.nextMember(of: share, qos: qos) else {
-            self.statistics.messagesDropped += 1
+        guard let member = self.nextMember(of: share, topic: message.topic, qos: qos) else {
+            self.statistics.drop(.absent)
             return
         }
         self.deliver(
@@ -38,7 +38,7 @@ extension Router {
             return token != nil
         case .connection(let id) where qos == .atMostOnce:
             guard self.connections[id.index].isWritable else {
-                self.statistics.messagesDropped += 1
+                self.statistics.drop(.slow)
                 return false
             }
             guard session.queue.isEmpty, session.isAllSent, self.connections[id.index].isStarted else {
@@ -53,7 +53,7 @@ extension Router {
                 qos: .atMostOnce, retain: retain, isDuplicate: false, packetID: 0, subscriptionIDs: subscriptionIDs)
             self.send(message, header, to: id)
         case .nowhere where qos == .atMostOnce:
-            self.statistics.messagesDropped += 1
+            self.statistics.drop(.absent)
         case .connection, .nowhere:
             self.queue(
                 Session.Outgoing(
@@ -63,14 +63,14 @@ extension Router {
         return false
     }
 
-    private mutating func queue(_ outgoing: Session.Outgoing, for session: Session) {
-        let size = outgoing.message.payload.readableBytes
+    mutating func queue(_ outgoing: Session.Outgoing, for session: Session) {
+        let size = outgoing.message.size
         let isVictim =
             self.totals.bytes + size > self.limits.maximumTotalQueuedBytes && self.relieve() === session
         guard !isVictim, session.queue.count < self.limits.maximumQueuedMessages,
             session.queuedBytes + size <= self.limits.maximumQueuedBytes
         else {
-            self.statistics.messagesDropped += 1
+            self.statistics.drop(isVictim ? .allQueuesFull : .queueFull)
             if outgoing.qos != .atMostOnce { self.overflow(session) }
             return
         }
@@ -111,11 +111,20 @@ extension Router {
         guard let victim else { return nil }
         let half = victim.queuedBytes / 2
         while victim.queuedBytes > half, let outgoing = victim.dequeueLast() {
-            self.statistics.messagesDropped += 1
+            self.statistics.drop(.allQueuesFull)
             if victim.isDurable, outgoing.place > 0 { self.persist(.complete(victim.number, place: outgoing.place)) }
         }
         self.overflow(victim)
         return victim
+    }
+
+    /// How many queues there are, and how large the largest is: a look at each session.
+    package func measureQueues(_ statistics: inout BrokerStatistics) {
+        for case .some(let session) in self.sessions where !session.queue.isEmpty {
+            statistics.queues += 1
+            statistics.longestQueue = max(statistics.longestQueue, session.queue.count)
+            statistics.largestQueueBytes = max(statistics.largestQueueBytes, session.queuedBytes)
+        }
     }
 
     /// Sends what a session has to send and its window has room for: what was sent before and not
@@ -124,7 +133,6 @@ extension Router {
         guard let session = self.sessions[index], case .connection(let id) = session.place,
             self.connections[id.index].isWritable, self.connections[id.index].isStarted
         else { return }
-        // Of QoS 0 nothing comes back that would call us again: it is not counted.
         var budget = self.limits.slowConsumerBytes
         sending: while true {
             if session.isAllSent {
@@ -132,6 +140,15 @@ extension Router {
                 if next.message.hasExpired(self.now) {
                     self.dropFirst(of: session)
                 } else if next.qos == .atMostOnce {
+                    // Nothing comes back that would call us again.
+                    guard self.connections[id.index].turnBytes < self.limits.slowConsumerBytes else {
+                        if !self.connections[id.index].waitsForTurn {
+                            self.connections[id.index].waitsForTurn = true
+                            self.actions.append(.pumpLater(id))
+                        }
+                        break sending
+                    }
+                    self.connections[id.index].turnBytes += next.message.size
                     _ = session.dequeue()
                     let header = Header(
                         qos: .atMostOnce, retain: next.retain, isDuplicate: false, packetID: 0,
@@ -167,7 +184,7 @@ extension Router {
                 self.actions.append(.send(id, .pubRel(PubRel(packetID: packetID))))
                 continue
             }
-            budget -= outgoing.message.payload.readableBytes + 64
+            budget -= outgoing.message.size
             let header = Header(
                 qos: outgoing.qos, retain: outgoing.retain, isDuplicate: entry.wasSent, packetID: packetID,
                 subscriptionIDs: outgoing.subscriptionIDs)
@@ -186,8 +203,16 @@ extension Router {
     /// The first of the queue has expired (MQTT-3.3.2-5).
     private mutating func dropFirst(of session: Session) {
         guard let outgoing = session.dequeue() else { return }
-        self.statistics.messagesDropped += 1
+        self.statistics.drop(.expired)
         if session.isDurable, outgoing.place > 0 { self.persist(.complete(session.number, place: outgoing.place)) }
+    }
+
+    /// What a connection could not be sent in one go goes on.
+    package mutating func pump(_ id: ConnectionID) {
+        guard self.isOpen(id) else { return }
+        self.connections[id.index].turnBytes = 0
+        self.connections[id.index].waitsForTurn = false
+        self.pump(self.connections[id.index].session)
     }
 
     /// Gives the first of the queue its packet identifier.
@@ -208,13 +233,13 @@ extension Router {
     @discardableResult
     private mutating func send(_ message: Message, _ header: Header, to id: ConnectionID) -> Bool {
         let limit = self.connections[id.index].maximumPacketSize
-        if limit < self.limits.maximumPacketSize + 4_096 {
+        if limit != .max {
             let publish = message.publish(
                 qos: header.qos, retain: header.retain, isDuplicate: header.isDuplicate, packetID: header.packetID,
                 subscriptionIDs: header.subscriptionIDs, now: self.now)
             let size = try? publish.encodedHeaderSize(version: self.connections[id.index].version)
             guard let size, size + publish.payload.readableBytes <= limit else {
-                self.statistics.messagesDropped += 1
+                self.statistics.drop(.tooLarge)
                 return false
             }
         }

@@ -15,7 +15,7 @@ extension Router {
             if subscription.filter.shareName != nil { return "shared" }
             if let reason = self.authorizer.refusalToSubscribe(subscription.filter, by: peer) { return reason }
         }
-        let key = SessionKey(peer, clientID)
+        let key = SessionKey(owner: self.authorizer.sessionOwner(peer), clientID)
         if let index = self.sessionIndex[key] {
             switch self.place(of: index) {
             case .inProcess: return "this client identifier is in use"

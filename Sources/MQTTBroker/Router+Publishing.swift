@@ -19,6 +19,13 @@ extension Router {
             return
         }
         guard let targets = self.route(publish, from: id, peer) else { return }
+        // Section 3.3.2.3.2.
+        if !publish.properties.isEmpty, publish.properties.all.contains(.payloadFormatIndicator(true)),
+            String(validating: publish.payload.readableBytesView, as: UTF8.self) == nil
+        {
+            self.refuse(publish, from: id, peer, .payloadFormatInvalid, "format")
+            return
+        }
 
         let change = self.store.changes
         let message = Message(publish, sender: peer, now: self.now)
@@ -223,7 +230,9 @@ extension Router {
     ) {
         self.statistics.publishesRefused += 1
         self.actions.append(.event(.publishRefused(peer: peer, topic: publish.topic, reason: reason)))
-        if self.connections[id.index].version == .v3_1_1 {
+        if code == .notAuthorized, self.authorizer.discards(publish.topic, by: peer) {
+            if publish.qos != .atMostOnce { self.acknowledge(publish, .success, waiting: 0, change: 0, id) }
+        } else if self.connections[id.index].version == .v3_1_1 {
             self.actions.append(.close(id, code, "may not publish there: \(reason)"))
         } else if publish.qos != .atMostOnce {
             self.acknowledge(publish, code, waiting: 0, change: 0, id)

@@ -75,18 +75,24 @@ extension Router {
         for (stored, qos) in state.retained { self.retained.restore(message(stored), qos: qos) }
         for stored in state.sessions {
             let session = Session(
-                key: SessionKey(stored.session.peer, stored.session.clientID), clientID: stored.session.clientID,
+                key: SessionKey(
+                    owner: self.authorizer.sessionOwner(stored.session.peer), stored.session.clientID),
+                clientID: stored.session.clientID,
                 peer: stored.session.peer, place: .nowhere, expiry: stored.session.expiry)
             session.number = stored.session.number
             session.isDurable = true
             session.will = stored.session.will
-            session.detach(at: stored.session.leftAt ?? self.now)
+            session.detach(at: stored.session.leftAt.map(UnixClock.milliseconds) ?? self.now)
             for packetID in stored.received { session.received[packetID] = Session.Received() }
             for delivery in stored.deliveries { session.restore(delivery, message(delivery.delivery.message)) }
             let index = self.addSession(session)
-            if stored.session.leftAt == nil { self.persist(.leaveSession(session.number, at: self.now)) }
+            if stored.session.leftAt == nil {
+                self.persist(.leaveSession(session.number, at: UnixClock.seconds(self.now)))
+            }
             for (subscription, identifier) in stored.subscriptions {
-                if self.authorizer.refusalToSubscribe(subscription.filter, by: session.peer) == nil {
+                if SubscriptionTree.accepts(subscription.filter),
+                    self.authorizer.refusalToSubscribe(subscription.filter, by: session.peer) == nil
+                {
                     self.insert(subscription, identifier: identifier, session: index)
                 } else {
                     self.persist(.unsubscribe(session.number, subscription.filter))

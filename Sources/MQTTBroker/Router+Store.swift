@@ -112,6 +112,6 @@ extension Router {
         if message.number == 0 { message.number = self.store.takeNumber() }
         return StoredMessage(
             number: message.number, topic: message.topic, payload: message.payload, properties: message.properties,
-            sender: message.sender, expiry: message.expiry)
+            sender: message.sender, expiry: message.expiry.map(UnixClock.seconds))
     }
 }

@@ -11,7 +11,9 @@ extension Router {
         let identifier = packet.properties.subscriptionIdentifiers.first
         let change = self.store.changes
         var codes: [ReasonCode] = []
+        // What is retained is sent once for a filter, however often the packet names it.
         var wanted: [Subscription] = []
+        var places: [TopicFilter: Int] = [:]
         for subscription in packet.subscriptions {
             if let (code, reason) = self.refusal(of: subscription, session) {
                 codes.append(code)
@@ -30,12 +32,20 @@ extension Router {
             switch subscription.retainHandling {
             case .doNotSend: continue
             case .sendIfNew where !isNew: continue
-            case .send, .sendIfNew: wanted.append(subscription)
+            case .send, .sendIfNew:
+                if let place = places[subscription.filter] {
+                    wanted[place] = subscription
+                } else {
+                    places[subscription.filter] = wanted.count
+                    wanted.append(subscription)
+                }
             }
+            if subscription.filter.isOfSystem { self.actions.append(.wantFigures) }
         }
         self.whenCommitted(
             since: change,
             .subscribed(id, SubAck(packetID: packet.packetID, reasonCodes: codes), wanted, identifier: identifier))
+        if self.store.isFull, self.store.changes != change { self.hold(id) }
     }
 
     /// The subscriptions are as safe as they will be: says so, and sends what is retained for them.
@@ -49,7 +59,8 @@ extension Router {
         let isDenied = self.limits.deniedSubscriptions.contains {
             $0 == subscription.filter || $0.covers(subscription.filter)
         }
-        if isDenied { return (.notAuthorized, "denied") }
+        if isDenied { return (.unspecifiedError, "denied") }
+        guard SubscriptionTree.accepts(subscription.filter) else { return (.topicFilterInvalid, "levels") }
         if let reason = self.authorizer.refusalToSubscribe(subscription.filter, by: session.peer) {
             return (.notAuthorized, reason)
         }
@@ -101,12 +112,21 @@ extension Router {
 
     mutating func sendRetained(_ subscription: Subscription, identifier: UInt32?, session: Int) {
         let highest = min(subscription.maximumQoS, self.limits.maximumQoS)
-        guard let peer = self.sessions[session]?.peer else { return }
+        guard let holder = self.sessions[session] else { return }
+        let identifiers = identifier.map { [$0] } ?? []
         for entry in self.retained.matching(subscription.filter, now: self.now)
-        where self.authorizer.mayReceive(entry.message.topic, by: peer) {
-            self.deliver(
-                entry.message, to: session, qos: min(entry.qos, highest), retain: true,
-                subscriptionIDs: identifier.map { [$0] } ?? [], share: nil, settlement: nil)
+        where self.authorizer.mayReceive(entry.message.topic, by: holder.peer) {
+            let qos = min(entry.qos, highest)
+            if qos == .atMostOnce, case .connection = holder.place {
+                // Through the queue, from which it goes out as fast as the client takes it.
+                self.queue(
+                    Session.Outgoing(message: entry.message, qos: qos, retain: true, subscriptionIDs: identifiers),
+                    for: holder)
+            } else {
+                self.deliver(
+                    entry.message, to: session, qos: qos, retain: true, subscriptionIDs: identifiers, share: nil,
+                    settlement: nil)
+            }
         }
     }
 
@@ -127,19 +147,23 @@ extension Router {
         }
         let answer = UnsubAck(packetID: packet.packetID, reasonCodes: codes)
         self.whenCommitted(since: change, .send(id, .unsubAck(answer)))
+        if self.store.isFull, self.store.changes != change { self.hold(id) }
     }
 
     // MARK: Shared subscriptions (section 4.8.2)
 
     /// Who gets the next message: in turn those who take it now, else those who are connected, else, for QoS above 0,
     /// those who will come back.
-    func nextMember(of share: Share, qos: QoS) -> Share.Member? {
+    func nextMember(of share: Share, topic: TopicName, qos: QoS) -> Share.Member? {
         var second: Int?
         var third: Int?
         let count = share.members.count
         for step in 0..<count {
             let index = (share.next + step) % count
             let member = share.members[index]
+            guard let peer = self.sessions[member.session]?.peer, self.authorizer.mayReceive(topic, by: peer) else {
+                continue
+            }
             switch self.place(of: member.session) {
             case .connection(let id) where self.connections[id.index].isWritable:
                 share.next = (index + 1) % count
@@ -170,4 +194,9 @@ extension Router {
             self.deliver(outgoing.message, to: share, qos: outgoing.qos, retain: outgoing.retain, settlement: nil)
         }
     }
+}
+
+extension TopicFilter {
+    /// Below `$SYS/`, where the broker's figures are.
+    fileprivate var isOfSystem: Bool { self.pattern.utf8.starts(with: "$SYS/".utf8) }
 }

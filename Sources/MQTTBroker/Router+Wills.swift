@@ -28,7 +28,7 @@ extension Router {
                 topic: will.topic, payload: ByteBuffer(bytes: will.payload), qos: will.qos, retain: will.retain,
                 packetID: will.qos == .atMostOnce ? 0 : 1, properties: will.properties),
             sender: session.peer, now: self.now, isKept: true)
-        if will.retain, !self.retain(message, qos: will.qos) { self.statistics.messagesDropped += 1 }
+        if will.retain, !self.retain(message, qos: will.qos) { self.statistics.drop(.retainedFull) }
         let isAlive = self.sessions[session.index] === session
         self.distribute(
             message, qos: will.qos, retain: will.retain,

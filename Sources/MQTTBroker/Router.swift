@@ -28,6 +28,10 @@ package struct Router {
         /// Read no more from it until ``resume``.
         case hold(ConnectionID)
         case resume(ConnectionID)
+        /// Call ``Router/pump(_:)`` when what was delivered has gone out and others have had their turn.
+        case pumpLater(ConnectionID)
+        /// Somebody subscribed to the broker's figures.
+        case wantFigures
         case event(BrokerEvent)
     }
 
@@ -56,6 +60,9 @@ package struct Router {
         var clientID = ""
         var version = ProtocolVersion.v3_1_1
         var maximumPacketSize = Int.max
+        /// Bytes of QoS 0 that came out of the queue since its last turn, and whether it waits for the next.
+        var turnBytes = 0
+        var waitsForTurn = false
         var isWritable = true
         var isHeld = false
         /// Publishes whose PUBACK or PUBREC waits for something, or for one before it (MQTT-4.6.0-2, 4.6.0-3).
@@ -111,8 +118,8 @@ package struct Router {
     /// To be carried out and emptied by the caller after every call.
     package var actions: ContiguousArray<Action> = []
     package internal(set) var statistics = BrokerStatistics()
-    /// Unix seconds of a clock that never goes back.
-    package internal(set) var now: UInt64
+    /// Unix milliseconds of a clock that never goes back.
+    package private(set) var now: UInt64
 
     let limits: BrokerLimits
     let authorizer: any Authorizer
@@ -144,17 +151,25 @@ package struct Router {
     ) {
         self.limits = limits
         self.authorizer = authorizer
-        self.now = now
+        self.now = UnixClock.milliseconds(now)
         self.store = StoreProgress(isPresent: restoring != nil, isWaitedFor: waitsForStore && restoring != nil)
         if let restoring { self.restore(restoring) }
     }
 
     /// Time has passed: sends wills that were delayed, ends sessions and retained messages that are past their time.
     ///
-    /// - Parameter now: Unix seconds, never less than before.
-    package mutating func advance(to now: UInt64) {
-        guard now > self.now else { return }
-        self.now = now
+    /// - Parameter now: Unix seconds.
+    package mutating func advance(to now: UInt64) { self.advance(toMilliseconds: UnixClock.milliseconds(now)) }
+
+    /// What begins now begins at this time.
+    ///
+    /// - Parameter now: Unix milliseconds; a time before the last one changes nothing.
+    mutating func setTime(milliseconds now: UInt64) { self.now = max(now, self.now) }
+
+    /// As ``advance(to:)``, in milliseconds.
+    mutating func advance(toMilliseconds now: UInt64) {
+        self.setTime(milliseconds: now)
+        let now = self.now
         for index in self.sessions.indices {
             guard let session = self.sessions[index], session.place == .nowhere else { continue }
             if session.hasExpired(now) {
@@ -174,4 +189,11 @@ package struct Router {
     }
 
     func place(of session: Int) -> Session.Place { self.sessions[session]?.place ?? .nowhere }
+}
+
+/// Conversions of the router's clock. Seconds are rounded up: nothing ends before its time.
+enum UnixClock {
+    static func seconds(_ milliseconds: UInt64) -> UInt64 { milliseconds / 1_000 + (milliseconds % 1_000 == 0 ? 0 : 1) }
+
+    static func milliseconds(_ seconds: UInt64) -> UInt64 { min(seconds, .max / 2_000) * 1_000 }
 }

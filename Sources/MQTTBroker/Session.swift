@@ -1,5 +1,5 @@
 import DequeModule
-package import Identity
+import Identity
 import MQTT
 import NIOCore
 
@@ -9,8 +9,8 @@ package struct SessionKey: Hashable {
     let owner: String
     let clientID: [UInt8]
 
-    package init(_ peer: PeerIdentity, _ clientID: String) {
-        self.owner = peer.spiffeID.rawValue
+    init(owner: String, _ clientID: String) {
+        self.owner = owner
         self.clientID = Array(clientID.utf8)
     }
 }
@@ -73,7 +73,7 @@ package final class Session {
     var place: Place
     /// Seconds that it is kept without a connection; `UInt32.max` for ever.
     var expiry: UInt32
-    /// Unix second.
+    /// Unix milliseconds.
     private(set) var disconnectedAt: UInt64 = 0
     /// What is published if its connection ends without a word, or has ended so and its time has not come.
     var will: Will?
@@ -135,35 +135,35 @@ package final class Session {
         self.queuedAtMostOnce = 0
         let before = (self.queue.count, self.queuedBytes)
         self.queue.removeAll { $0.qos == .atMostOnce }
-        self.queuedBytes = self.queue.reduce(0) { $0 + $1.message.payload.readableBytes }
+        self.queuedBytes = self.queue.reduce(0) { $0 + $1.message.size }
         self.totals?.add(messages: self.queue.count - before.0, bytes: self.queuedBytes - before.1)
     }
 
     /// Without a connection: whether its time is over.
     func hasExpired(_ now: UInt64) -> Bool {
-        self.place == .nowhere && self.expiry != .max && self.disconnectedAt + UInt64(self.expiry) <= now
+        self.place == .nowhere && self.expiry != .max && self.disconnectedAt + UInt64(self.expiry) * 1_000 <= now
     }
 
     /// Seconds from the end of the connection to the will; never behind the end of the session.
     var willDelay: UInt32 { min(self.will?.properties.willDelayInterval ?? 0, self.expiry) }
 
-    /// Without a connection: the Unix second of the will.
-    var willDue: UInt64? { self.will == nil ? nil : self.disconnectedAt + UInt64(self.willDelay) }
+    /// Without a connection: when its will is due, in Unix milliseconds.
+    var willDue: UInt64? { self.will == nil ? nil : self.disconnectedAt + UInt64(self.willDelay) * 1_000 }
 
     /// As the store keeps it.
     var stored: StoredSession {
         StoredSession(
             number: self.number, peer: self.peer, clientID: self.clientID, expiry: self.expiry,
-            leftAt: self.place == .nowhere ? self.disconnectedAt : nil, will: self.will)
+            leftAt: self.place == .nowhere ? UnixClock.seconds(self.disconnectedAt) : nil, will: self.will)
     }
 
     // MARK: The queue
 
     func enqueue(_ outgoing: Outgoing) {
         outgoing.message.keep()
-        self.queuedBytes += outgoing.message.payload.readableBytes
+        self.queuedBytes += outgoing.message.size
         if outgoing.qos == .atMostOnce { self.queuedAtMostOnce += 1 }
-        self.totals?.add(messages: 1, bytes: outgoing.message.payload.readableBytes)
+        self.totals?.add(messages: 1, bytes: outgoing.message.size)
         self.queue.append(outgoing)
     }
 
@@ -177,7 +177,7 @@ package final class Session {
     }
 
     private func removed(_ outgoing: Outgoing) -> Outgoing {
-        let size = outgoing.message.payload.readableBytes
+        let size = outgoing.message.size
         self.queuedBytes -= size
         self.totals?.add(messages: -1, bytes: -size)
         if outgoing.qos == .atMostOnce { self.queuedAtMostOnce -= 1 }

@@ -42,11 +42,29 @@ package struct SubscriptionTree {
         var multi: [Entry] = []
     }
 
+    /// The most levels of a filter. A longer one is of no use, and costs memory and depth of calls for each level.
+    static let maximumLevels = 200
+
+    static func accepts(_ filter: TopicFilter) -> Bool {
+        var levels = 1
+        for byte in filter.rawValue.utf8 where byte == UInt8(ascii: "/") { levels += 1 }
+        return levels <= Self.maximumLevels
+    }
+
+    /// Split by bytes: a slash and what combines with it are two characters of the topic, and one of Swift's.
+    private static func levels(_ text: Substring) -> [Level] {
+        text.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Level($0) }
+    }
+
     /// A level of a topic, compared by its bytes.
     private struct Level: Hashable {
         let text: String
 
-        init(_ text: Substring) { self.text = String(text) }
+        /// A level's bytes, between two slashes: text, since the whole is and a slash is one byte.
+        init(_ bytes: Substring.UTF8View) { self.text = String(Substring(bytes)) }
+
+        var isMulti: Bool { self.text.utf8.elementsEqual(CollectionOfOne(UInt8(ascii: "#"))) }
+        var isPlus: Bool { self.text.utf8.elementsEqual(CollectionOfOne(UInt8(ascii: "+"))) }
 
         static func == (a: Level, b: Level) -> Bool { a.text.hasSameBytes(as: b.text) }
 
@@ -62,12 +80,12 @@ package struct SubscriptionTree {
     package mutating func insert(_ entry: Entry, _ filter: TopicFilter) {
         self.generation += 1
         var node = 0
-        for level in filter.pattern.split(separator: "/", omittingEmptySubsequences: false) {
-            if level == "#" {
+        for level in Self.levels(filter.pattern) {
+            if level.isMulti {
                 Self.replace(entry, in: &self.nodes[node].multi)
                 return
             }
-            node = level == "+" ? self.plus(of: node) : self.child(Level(level), of: node)
+            node = level.isPlus ? self.plus(of: node) : self.child(level, of: node)
         }
         Self.replace(entry, in: &self.nodes[node].exact)
     }
@@ -82,27 +100,25 @@ package struct SubscriptionTree {
 
     private mutating func remove(session: Int, share: Share?, _ filter: TopicFilter) {
         self.generation += 1
-        let levels = filter.pattern.split(separator: "/", omittingEmptySubsequences: false)
-        self.remove(session, share, levels[...], from: 0)
+        self.remove(session, share, Self.levels(filter.pattern)[...], from: 0)
     }
 
     private mutating func remove(
-        _ session: Int, _ share: Share?, _ levels: ArraySlice<Substring>, from node: Int
+        _ session: Int, _ share: Share?, _ levels: ArraySlice<Level>, from node: Int
     ) {
         guard let level = levels.first else {
             self.nodes[node].exact.removeAll { $0.isOf(session, share) }
             return
         }
-        if level == "#" {
+        if level.isMulti {
             self.nodes[node].multi.removeAll { $0.isOf(session, share) }
             return
         }
-        let key = Level(level)
-        guard let next = level == "+" ? self.nodes[node].plus : self.nodes[node].children[key] else { return }
+        guard let next = level.isPlus ? self.nodes[node].plus : self.nodes[node].children[level] else { return }
         self.remove(session, share, levels.dropFirst(), from: next)
         let below = self.nodes[next]
         if below.children.isEmpty, below.plus == nil, below.exact.isEmpty, below.multi.isEmpty {
-            if level == "+" { self.nodes[node].plus = nil } else { self.nodes[node].children[key] = nil }
+            if level.isPlus { self.nodes[node].plus = nil } else { self.nodes[node].children[level] = nil }
             self.free.append(next)
         }
     }
@@ -110,8 +126,10 @@ package struct SubscriptionTree {
     /// Calls `body` with each subscription that a topic matches; several times for a session with
     /// overlapping ones.
     package func forEachMatch(_ topic: TopicName, _ body: (Entry) -> Void) {
-        let levels = topic.rawValue.split(separator: "/", omittingEmptySubsequences: false).map(Level.init)
-        self.match(levels[...], node: 0, isFirst: true, isSystem: topic.rawValue.utf8.first == UInt8(ascii: "$"), body)
+        self.match(
+            Self.levels(topic.rawValue[...])[...], node: 0, isFirst: true,
+            isSystem: topic.rawValue.utf8.first == UInt8(ascii: "$"),
+            body)
     }
 
     private func match(

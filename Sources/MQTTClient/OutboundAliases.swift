@@ -14,7 +14,11 @@ struct OutboundAliases: Sendable {
         if let alias = self.aliases[publish.topic] {
             result.properties.append(.topicAlias(alias))
             result.topic = TopicName(unchecked: "")
-            return result
+            // It may take more than a short topic does.
+            guard publish.topic.rawValue.utf8.count < 5, let maximumPacketSize,
+                let size = try? Packet.publish(result).encodedSize(version: .v5_0), size > Int(maximumPacketSize)
+            else { return result }
+            return publish
         }
         guard self.aliases.count < Int(self.maximum) else { return publish }
         let alias = UInt16(self.aliases.count + 1)

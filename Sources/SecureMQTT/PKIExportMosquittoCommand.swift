@@ -1,6 +1,7 @@
 import ArgumentParser
 import Foundation
 import Identity
+import LiCore
 import MQTTBroker
 import PKI
 import X509
@@ -64,7 +65,9 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
             controlCenters: names(.controlCenter), operators: names(.operator), brokers: names(.broker),
             user: self.user)
 
-        mosquitto.fleet = try configuration.licore.file.read()
+        // Mosquitto knows no end by date: whose is past is left out.
+        mosquitto.fleet = try Fleet(
+            configuration.licore.file.read().members.filter { $0.lastSecond >= .now })
         mosquitto.trustDomain = configuration.trust.domain
         let original = try self.originalAuthority()
         if let licorePort, original != nil {

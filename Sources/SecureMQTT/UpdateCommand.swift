@@ -268,7 +268,8 @@ struct UpdatesCommand: AsyncParsableCommand {
         for update in updates {
             table.add([
                 Table.Cell("\(update.number)"), Table.Cell(update.auditor), Table.Cell(update.parameter),
-                Table.Cell(update.value), Table.Cell(update.state, update.state == "refused" ? .red : .yellow),
+                Table.Cell(update.value.isEmpty ? "withdrawn" : update.value),
+                Table.Cell(update.state, update.state == "refused" ? .red : .yellow),
                 Table.Cell(OperatorOptions.time(update.asked)), Table.Cell(update.askedBy ?? ""),
                 Table.Cell(update.reason ?? ""),
             ])

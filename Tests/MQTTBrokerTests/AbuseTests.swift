@@ -135,7 +135,7 @@ import Testing
             #expect(statistics.queuedBytes <= limits.maximumQueuedBytes)
             #expect(statistics.messagesDropped > 0)
             // The queue's 8 MB, socket buffers of the test's own clients, and what the allocator keeps.
-            #expect(grown < 200_000, "\(grown) KB")
+            #expect(grown < 200_000 || Sanitizer.isOn, "\(grown) KB")
             // Five abusers share two cores with the broker and its clients.
             let ratio = Self.percentile99(stressed) / max(Self.percentile99(calm), .microseconds(500))
             #expect(ratio < 100, "p99 \(Self.percentile99(calm)) unloaded, \(Self.percentile99(stressed)) in the crowd")
@@ -213,7 +213,7 @@ import Testing
             #expect(try await broker.broker.statistics().connections == count)
             // Both ends are in this process: the client's, which keeps larger buffers, is most of it.
             let each = (Self.residentKilobytes - before) / count
-            #expect(each < 150, "\(each) KB for both ends of a connection")
+            #expect(each < 150 || Sanitizer.isOn, "\(each) KB for both ends of a connection")
             for client in clients { try await client.ping() }
         }
     }

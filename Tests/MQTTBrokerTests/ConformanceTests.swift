@@ -83,7 +83,7 @@ struct ConformanceTests {
         Rule("a topic alias that stands for nothing", .v5_0, Step("30 06 0000 03 23 0001", .disconnect(0x82))),
         Rule("a subscription identifier in a PUBLISH", .v5_0, Step("30 06 0001 61 02 0B01", .disconnect(0x82))),
         Rule("a property twice", .v5_0, Step("30 08 0001 61 04 0101 0101", .disconnect(0x82))),
-        Rule("a property that does not belong there", .v5_0, Step("30 07 0001 61 03 21 0001", .disconnect(0x82))),
+        Rule("a property that does not belong there", .v5_0, Step("30 07 0001 61 03 21 0001", .disconnect(0x81))),
         Rule("a property that does not exist", .v5_0, Step("30 06 0001 61 02 7F00", .disconnect(0x81))),
         Rule("a topic that is not UTF-8", .v5_0, Step("30 05 0002 C328 00", .disconnect(0x81))),
         Rule("a surrogate in a topic", .v5_0, Step("30 06 0003 EDA080 00", .disconnect(0x81))),

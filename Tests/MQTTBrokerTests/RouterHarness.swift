@@ -94,6 +94,8 @@ struct Harness {
             case .event(.publishRefused(_, _, let reason)): "refused \(reason)"
             case .event(.subscribeRefused(_, _, let reason)): "refused \(reason)"
             case .event(.queueFull): "full"
+            case .pumpLater(let id): "later \(id.index)"
+            case .wantFigures: nil
             case .event: nil
             }
         }

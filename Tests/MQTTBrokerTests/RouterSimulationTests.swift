@@ -88,7 +88,7 @@ struct RouterSimulationTests {
                     if let index = owner(id).publisher { publishers[index].isHeld = false }
                 case .close(let id, let code, let reason):
                     Issue.record("seed \(seed): closed \(id) \(code) \(reason)")
-                case .send, .event, .persist:
+                case .send, .event, .persist, .pumpLater, .wantFigures:
                     continue
                 }
             }

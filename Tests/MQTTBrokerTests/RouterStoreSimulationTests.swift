@@ -110,7 +110,7 @@ struct RouterStoreSimulationTests {
                 self.publishers[index].acknowledged.append(self.publishers[index].open.remove(at: place).number)
             case .close(let id, let code, let reason):
                 Issue.record("seed \(self.seed): closed \(id) \(code) \(reason)")
-            case .send, .event, .hold, .resume, .deliverInProcess:
+            case .send, .event, .hold, .resume, .deliverInProcess, .pumpLater, .wantFigures:
                 return
             }
         }

@@ -165,9 +165,37 @@ struct RouterTests {
         try harness.publish(publisher, "t", "zero", qos: .atMostOnce)
         try harness.publish(publisher, "t", "one")
         #expect(harness.take() == ["deliver 1 zero q0", "deliver 1 one q1 #1", "puback 2 1 0"])
-        #expect(harness.router.statistics.messagesDropped == 1)
+        #expect(harness.router.statistics.messagesDroppedByReason == [.slow: 1])
         harness.router.setWritable(slow, true)
         #expect(harness.take() == ["deliver 0 one q1 #1"])
+    }
+
+    @Test("When all queues together are full, the largest loses its newer half, and nobody else anything")
+    func allQueuesFull() throws {
+        var limits = BrokerLimits()
+        limits.maximumTotalQueuedBytes = 6 * (6 + 5 + 64) + 5
+        var harness = Harness(limits: limits)
+        for (name, filter) in [("a", "large"), ("c", "small")] {
+            let client = try harness.connect(try auditor(name), expiry: 100)
+            try harness.subscribe(client, filter)
+            harness.router.connectionLost(client, reason: "")
+        }
+        let publisher = try harness.connect(try auditor("b"))
+        for number in 1...6 { try harness.publish(publisher, "large", "l\(number)____") }
+        _ = harness.take()
+        try harness.publish(publisher, "small", "s1____")
+        #expect(harness.take() == ["full", "puback 0 1 0"])
+        #expect(harness.router.statistics.messagesDroppedByReason == [.allQueuesFull: 3])
+        var all = BrokerStatistics()
+        harness.router.measureQueues(&all)
+        #expect(all.queues == 2 && all.longestQueue == 3 && all.largestQueueBytes == 3 * 75)
+        _ = try harness.connect(try auditor("a"), cleanStart: false, expiry: 100)
+        #expect(
+            harness.take() == [
+                "deliver 1 l1____ q1 #1", "deliver 1 l2____ q1 #2", "deliver 1 l3____ q1 #3",
+            ])
+        _ = try harness.connect(try auditor("c"), cleanStart: false, expiry: 100)
+        #expect(harness.take() == ["deliver 2 s1____ q1 #1"])
     }
 
     @Test("A full queue loses the newest, says so once, and ends the connection, not the session")
@@ -186,7 +214,7 @@ struct RouterTests {
         harness.router.connectionLost(slow, reason: "")
         try harness.publish(publisher, "t", "m4")
         #expect(harness.take() == ["puback 1 1 0"])
-        #expect(harness.router.statistics.messagesDropped == 2)
+        #expect(harness.router.statistics.messagesDroppedByReason == [.queueFull: 2])
         _ = try harness.connect(try auditor("a"), cleanStart: false, expiry: 100)
         #expect(harness.take() == ["deliver 0 m1 q1 #1", "deliver 0 m2 q1 #2"])
     }
@@ -194,7 +222,8 @@ struct RouterTests {
     @Test("A queue is bounded in bytes as well")
     func queueBytes() throws {
         var limits = BrokerLimits()
-        limits.maximumQueuedBytes = 10
+        // Each message counts its topic and 64 bytes as well.
+        limits.maximumQueuedBytes = 10 + 2 * 65
         var harness = Harness(limits: limits)
         let away = try harness.connect(try auditor("a"), expiry: 100)
         try harness.subscribe(away, "t")
@@ -267,6 +296,55 @@ struct RouterTests {
         _ = harness.take()
         try harness.subscribe(subscriber, "t/1")
         #expect(harness.take() == ["suback [1]"])
+    }
+
+    @Test("What is retained goes out in turns, however much it is, and once for a filter")
+    func retainedInTurns() throws {
+        var limits = BrokerLimits()
+        limits.slowConsumerBytes = 250
+        var harness = Harness(limits: limits)
+        let publisher = try harness.connect(try auditor("b"))
+        for number in 1...6 {
+            try harness.publish(
+                publisher, "r/\(number)", String(repeating: "x", count: 30), qos: .atMostOnce, retain: true)
+        }
+        let reader = try harness.connect(try auditor("a"))
+        _ = harness.take()
+        let filter = try TopicFilter("r/#")
+        let subscription = Subscription(filter: filter, maximumQoS: .atMostOnce)
+        harness.router.subscribe(
+            Subscribe(packetID: 1, subscriptions: Array(repeating: subscription, count: 100)), from: reader)
+        var taken = harness.take()
+        #expect(taken.removeFirst().hasPrefix("suback"))
+        #expect(taken.count == 4 && taken.last == "later \(reader.index)", "\(taken)")
+        harness.router.pump(reader)
+        #expect(harness.take().count == 3)
+        harness.router.pump(reader)
+        #expect(harness.take().isEmpty)
+    }
+
+    @Test("A filter of more levels than is of use is refused")
+    func levels() throws {
+        var harness = Harness()
+        let client = try harness.connect(try auditor("a"))
+        try harness.subscribe(client, String(repeating: "a/", count: 199) + "#")
+        try harness.subscribe(client, String(repeating: "/", count: 65_535))
+        #expect(harness.take() == ["suback [1]", "refused levels", "suback [143]"])
+        try harness.publish(client, String(repeating: "/", count: 65_535))
+        #expect(harness.take() == ["puback 0 1 0"])
+    }
+
+    @Test("What says that it is text and is not is refused")
+    func payloadFormat() throws {
+        var harness = Harness()
+        let client = try harness.connect(try auditor("a"))
+        for (bytes, code) in [([0xC3, 0xA9], 0), ([0xC3, 0x28], 153)] as [([UInt8], Int)] {
+            harness.router.publish(
+                Publish(
+                    topic: try TopicName("t"), payload: ByteBuffer(bytes: bytes), qos: .atLeastOnce, packetID: 1,
+                    properties: [.payloadFormatIndicator(true)]), from: client)
+            #expect(harness.take().last == "puback 0 1 \(code)")
+        }
     }
 
     @Test("The store of retained messages is bounded")
@@ -343,7 +421,7 @@ struct RouterTests {
         try harness.publish(three, "t", "long")
         #expect(
             harness.take() == [
-                "suback [1]", "refused denied", "suback [135]", "refused denied", "suback [135]", "refused qos",
+                "suback [1]", "refused denied", "suback [128]", "refused denied", "suback [128]", "refused qos",
                 "close 0 155", "refused retained", "close 0 154", "refused size", "puback 0 7 151", "refused size",
                 "close 1 151",
             ])

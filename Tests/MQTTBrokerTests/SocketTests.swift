@@ -354,6 +354,35 @@ struct SocketTests {
         }
     }
 
+    @Test("The broker's figures come at once and then every ten seconds, to operators alone")
+    func figures() async throws {
+        try await TestBroker.withPlaintext { broker in
+            let (auditor, _) = try await broker.connect("auditor-1")
+            #expect(try await auditor.subscribe("$SYS/#") == [.notAuthorized])
+            try await auditor.publish("audits/measures/auditor-1", "x", qos: .atMostOnce)
+            try await auditor.ping()
+            let (reader, _) = try await broker.connect("operator-1")
+            #expect(try await reader.subscribe("$SYS/broker/#", qos: .atMostOnce) == [.grantedQoS0])
+            func read(upTo last: String) async throws -> [String: String] {
+                var figures: [String: String] = [:]
+                while figures["$SYS/broker/\(last)"] == nil {
+                    let publish = try await reader.expectPublish()
+                    #expect(!publish.retain)
+                    figures[publish.topic.rawValue] = String(buffer: publish.payload)
+                }
+                return figures
+            }
+            let first = try await read(upTo: "refused/connections")
+            #expect(first["$SYS/broker/connections/open"] == "2")
+            #expect(first["$SYS/broker/messages/received/qos0"] == "1")
+            #expect(first["$SYS/broker/messages/dropped/queue-full"] == "0")
+            #expect(first["$SYS/broker/refused/subscriptions"] == "1")
+            try await auditor.send(.disconnect(Disconnect()))
+            #expect(try await auditor.expectEnd())
+            #expect(try await read(upTo: "refused/connections")["$SYS/broker/connections/open"] == "1")
+        }
+    }
+
     @Test("Retained messages are the control center's; a client's retained statement is refused")
     func retained() async throws {
         try await TestBroker.withPlaintext { broker in

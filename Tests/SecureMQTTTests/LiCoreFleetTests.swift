@@ -245,7 +245,7 @@ struct LiCoreFleetTests {
         // The new control center speaks to the old publisher.
         let updated = try await self.run(
             "fleet", "update", "auditor_mona", "SAMPLE_RATE", "0.05", "--config", self.server)
-        #expect(updated.output.contains("published"), "\(logs())")
+        #expect(updated.output.contains("handed to the broker"), "\(logs())")
         try await publisher.waitForOutput(originals == nil ? "sample rate 0.05" : "sample rate: 0.05")
         for auditor in auditors { #expect(try await auditor.wait() == .exited(0), "\(logs())") }
         #expect(try await publisher.wait() == .exited(0), "\(logs())")

@@ -179,6 +179,11 @@ public final class LiCoreAuditorService: Service {
             }
             guard let value = Self.kilowattHours(reading) else {
                 self.state.withLock { $0.skipped += 1 }
+                if let value = reading.value {
+                    self.logger.warning(
+                        "left out: kWh cannot have so many digits",
+                        metadata: ["time": "\(reading.time)", "value": "\(value) \(reading.unit)"])
+                }
                 return nil
             }
             let seconds = reading.time.seconds
@@ -274,8 +279,10 @@ public final class LiCoreAuditorService: Service {
             throw LiCoreError(.signature, "the signature is not by the key of \(name)")
         }
         let update = try ParameterUpdate(text: text.text)
-        guard parameter.rawValue == "SAMPLE_RATE", let rate = Double(update.value), (0...86_400).contains(rate) else {
-            throw LiCoreError(.value, "only SAMPLE_RATE can be set, to 0 ... 86400 seconds")
+        guard parameter.rawValue == "SAMPLE_RATE", let rate = Double(update.value),
+            ParameterUpdate.sampleRates.contains(rate)
+        else {
+            throw LiCoreError(.value, "only SAMPLE_RATE can be set, to 0.05 ... 86400 seconds")
         }
         self.state.withLock { $0.sampleRate = rate }
         self.logger.notice("update applied", metadata: ["SAMPLE_RATE": "\(rate)"])

@@ -228,7 +228,8 @@ public struct IngestCore<Store: LedgerStore> {
             case let examined: try self.take(examined, at: now)
             }
         case .refused(let arrival, let refusal):
-            if refusal.reason == .busy {
+            // Its sender comes again; that of a reading in the original's format does not, so its bytes are kept.
+            if refusal.reason == .busy, !self.examiner.isMeasure(arrival) {
                 try self.hold(.busy, topic: arrival.topic)
             } else {
                 try self.quarantine(arrival, refusal, at: now)

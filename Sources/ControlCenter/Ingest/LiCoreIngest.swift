@@ -32,7 +32,11 @@ public struct FleetView: Sendable {
             do throws(PKIError) {
                 identities[member.certificateHash] = try verifier.verify(chain: [member.certificate], at: now.seconds)
             } catch {
-                failures[member.certificateHash] = error
+                // What time or a newer list may change is looked at again with each reading.
+                switch error.code {
+                case .revoked, .expired, .notYetValid, .crlMissing, .crlExpired: break
+                default: failures[member.certificateHash] = error
+                }
             }
         }
         self.fleet = fleet
@@ -75,8 +79,11 @@ public struct FleetView: Sendable {
         }
         do throws(PKIError) {
             if let failure = self.failures[member.certificateHash] { throw failure }
-            guard let identity = self.identities[member.certificateHash] else { return }
-            try verifier.requireStanding(identity, at: now.seconds)
+            if let identity = self.identities[member.certificateHash] {
+                try verifier.requireStanding(identity, at: now.seconds)
+            } else if member.isOurs(in: verifier.trustDomain) {
+                _ = try verifier.verify(chain: [member.certificate], at: now.seconds)
+            }
         } catch {
             if let reason = Reason(standing: error) { throw Refusal(reason, error.reason) }
             if error.code == .crlMissing || error.code == .crlExpired { throw Refusal(.busy, error.reason) }

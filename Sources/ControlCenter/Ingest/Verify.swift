@@ -96,7 +96,7 @@ public struct Examiner: Sendable {
     /// - Parameter now: the time at which a hello's chain must be valid.
     public func examine(_ arrival: Arrival, at now: Timestamp) -> Examined {
         do throws(Refusal) {
-            if !self.fleet.fleet.isEmpty, arrival.bytes.first.map(Self.beginsText) == true {
+            if self.isMeasure(arrival) {
                 return .measure(try VerifiedMeasure(arrival, self.fleet, verifier: self.verifier, at: now))
             }
             let decoded = try Decoded(arrival)
@@ -108,6 +108,11 @@ public struct Examiner: Sendable {
         } catch {
             return .refused(arrival, error)
         }
+    }
+
+    /// Whether it is read as the original's text.
+    func isMeasure(_ arrival: Arrival) -> Bool {
+        !self.fleet.fleet.isEmpty && arrival.bytes.first.map(Self.beginsText) == true
     }
 
     private static func beginsText(_ byte: UInt8) -> Bool {

@@ -24,8 +24,8 @@ public struct LiCoreController: Sendable {
     /// One update as a message.
     ///
     /// - Throws: ``LiCoreError`` with code `value`; what signing throws.
-    public func message(_ value: String) throws -> [UInt8] {
-        try ParameterUpdate(value: value).message(signedBy: self.sign)
+    func message(_ parameter: Topic.Parameter, _ value: String) throws -> [UInt8] {
+        try ParameterUpdate(parameter, value: value).message(signedBy: self.sign)
     }
 }
 
@@ -61,10 +61,12 @@ extension ControlCenter {
         }
         let topic = Topic.update(order.auditor, controller: name, parameter: order.parameter)
         do {
-            // Retained, as the original does it: the auditor keeps no session.
+            // Retained, as the original does it: the auditor keeps no session. Without a value, the broker forgets it.
             try await self.bus.publish(
                 topic: try TopicName(topic.description),
-                payload: ByteBuffer(bytes: try controller.message(order.value)), qos: .atLeastOnce, retain: true)
+                payload: ByteBuffer(
+                    bytes: order.value.isEmpty ? [] : try controller.message(order.parameter, order.value)),
+                qos: .atLeastOnce, retain: true)
             return "published"
         } catch let error as BusError where error.code == .disconnected || error.code == .closed {
             return nil

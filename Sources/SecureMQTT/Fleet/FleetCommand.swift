@@ -197,6 +197,7 @@ struct FleetAllowCommand: AsyncParsableCommand {
         } catch {
             throw CommandError(.usage, "\(error.reason): it would never be let in")
         }
+        try Self.requireOwnName(certificate, of: member, in: settings.trust.domain)
         try self.requireFreeName(member, settings)
         let file = settings.licore.file
         let former = try file.read()
@@ -210,6 +211,17 @@ struct FleetAllowCommand: AsyncParsableCommand {
             throw LiCoreError(.fleet, "--controller \(controller): not an identifier")
         }
         return name
+    }
+
+    /// A certificate of ours under another name would be a pin without revocation.
+    private static func requireOwnName(
+        _ certificate: Certificate, of member: FleetMember, in domain: TrustDomain
+    ) throws {
+        guard let names = try certificate.extensions.subjectAlternativeNames, !member.isOurs(in: domain) else { return }
+        for case .uniformResourceIdentifier(let name) in names {
+            guard let identity = try? SPIFFEID(name), identity.trustDomain == domain else { continue }
+            throw CommandError(.usage, "the certificate is that of \(identity), not of \(member.spiffeID(in: domain))")
+        }
     }
 
     /// A name is given out once over all roles: the fleet may only have the name of an auditor of ours, which it
@@ -279,6 +291,8 @@ struct FleetEndCommand: AsyncParsableCommand {
         }
         try file.write(try fleet.removing(id))
         Terminal.standardOutput.line("\(id) may no longer use the original's format")
+        Terminal.standardOutput.line(
+            "With Mosquitto: export its files again (secure-mqtt pki export-mosquitto), and SIGHUP.")
     }
 }
 
@@ -289,10 +303,12 @@ struct FleetUpdateCommand: AsyncParsableCommand {
         abstract: "Set a parameter of an auditor that uses the original's format.",
         discussion: """
             The control center signs it in its controller's name and publishes it, retained, within two seconds if it \
-            runs, else when it does. There is no answer in this format.
+            runs, else when it does. There is no answer in this format. What is retained reaches the device each time \
+            that it connects, until it is withdrawn.
 
             EXAMPLES
               secure-mqtt fleet update mona SAMPLE_RATE 0.2
+              secure-mqtt fleet update mona SAMPLE_RATE --withdraw
             """)
 
     @Argument(help: ArgumentHelp("The auditor.", valueName: "id"))
@@ -302,12 +318,18 @@ struct FleetUpdateCommand: AsyncParsableCommand {
     var parameter: String
 
     @Argument(help: ArgumentHelp("Its new value.", valueName: "value"))
-    var value: String
+    var value: String?
+
+    @Flag(help: "The broker forgets what it retains; the device keeps the value that it has.")
+    var withdraw = false
 
     @OptionGroup
     var options: ConfigurationOptions
 
     func run() async throws {
+        guard self.withdraw != (self.value != nil) else {
+            throw CommandError(.usage, "give the new value, or --withdraw")
+        }
         let settings = try await self.options.load()
         let id = try Identifier(self.id)
         guard let parameter = Topic.Parameter(self.parameter) else {
@@ -320,14 +342,16 @@ struct FleetUpdateCommand: AsyncParsableCommand {
             throw CommandError(
                 .configuration, "the configuration has no control-center.id: this is not a control center's")
         }
-        _ = try ParameterUpdate(value: self.value)
+        if let value { _ = try ParameterUpdate(parameter, value: value) }
         let clerk = try StoreClerk(path: store)
         let order = try clerk.order(
-            auditor: id, parameter: parameter, value: self.value, by: OperatorOptions.operatorID, at: .now)
+            auditor: id, parameter: parameter, value: self.value ?? "", by: OperatorOptions.operatorID, at: .now)
         for _ in 0..<30 {
             if let outcome = try clerk.outcome(of: order) {
                 guard outcome == "published" else { throw CommandError(.configuration, "not sent: \(outcome)") }
-                Terminal.standardOutput.line("published: \(parameter) = \(self.value) for \(id)")
+                Terminal.standardOutput.line(
+                    self.value.map { "handed to the broker: \(parameter) = \($0) for \(id)" }
+                        ?? "withdrawn: \(parameter) for \(id)")
                 return
             }
             try await Task.sleep(for: .milliseconds(100))

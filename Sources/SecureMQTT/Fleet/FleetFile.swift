@@ -39,7 +39,8 @@ struct FleetWatch: Service {
 
     func run() async throws {
         await cancelWhenGracefulShutdown {
-            var known = Self.mark(self.file.path)
+            // It may have changed since the server read it.
+            var known: [String]?
             var warned = UnixTime.min
             repeat {
                 if UnixTime.now - 86_400 >= warned {
@@ -72,12 +73,13 @@ struct FleetWatch: Service {
         do {
             let fleet = try self.file.read()
             let changed = self.register.replace(with: fleet)
-            try await self.controlCenter?.update(fleet)
+            guard !changed.ids.isEmpty else { return }
             // What they were answered before does not hold any more: they come again, and are answered anew.
             let closed =
                 try await self.broker?.disconnect(reason: "the fleet was changed") { peer in
                     changed.certificates.contains(peer.certificateHash) || changed.ids.contains(peer.spiffeID.id)
                 } ?? 0
+            try await self.controlCenter?.update(fleet)
             self.logger.notice(
                 "fleet read again", metadata: ["members": "\(fleet.members.count)", "disconnected": "\(closed)"])
         } catch {
