@@ -120,7 +120,7 @@ let package = Package(
             name: "ControlCenter",
             dependencies: [
                 "Identity", "COSE", "Telemetry", "LiCore", "MessageBus", "MQTT", "PKI", "Storage",
-                crypto, x509, grdb, logging, lifecycle, deque, nio,
+                crypto, x509, grdb, logging, lifecycle, deque, nio, nioPosix, nioHTTP1, nioSSL, httpClient,
             ]),
         // A device's side of enrolment (EST, RFC 7030): joining and renewing.
         .target(

@@ -33,6 +33,19 @@ public func fuzzEnvelope(_ bytes: [UInt8]) {
     case .result: precondition(envelope.result != nil, "no result")
     case .hello: precondition(envelope.hello != nil && envelope.certificateChain.count >= 2, "no hello")
     case .receipts: precondition(envelope.receipts != nil && envelope.subject != nil, "no receipts")
+    case .update:
+        precondition(envelope.update != nil && envelope.certificateChain.count >= 2, "no update")
+        precondition(envelope.audience.map(envelope.isFor) == true, "an update for nobody")
+    case .alert: precondition(envelope.alert != nil, "no alert")
+    }
+    let isNumbered = envelope.kind != .hello && envelope.kind != .receipts
+    precondition(isNumbered == (envelope.sequence != nil), "no number")
+    precondition((envelope.expires != nil) == (envelope.kind == .update || envelope.kind == .alert), "no end")
+    if let value = envelope.update?.value {
+        precondition(ParameterValue(encoded: value.encoded) == value, "a value reads differently")
+        if let parameter = envelope.update?.parameter, let definition = ParameterDefinition.named(parameter) {
+            try? definition.check(value, unit: envelope.update?.unit)
+        }
     }
     precondition(envelope.kind.isInStream == (envelope.position != nil), "no position")
     precondition((envelope.payload != nil) == envelope.kind.isInStream, "no payload")
@@ -118,6 +131,16 @@ private struct TelemetrySamples {
             try receipts.signed(
                 about: StreamName(auditor: home, stream: stream), issuedAt: now, by: controlCenter
             ).bytes)
+        let update = Update(
+            parameter: .sampleRate, value: .texts(["0.2", "x"]), unit: "s", nonce: nonce,
+            batch: Nonce(using: &generator))
+        messages.append(
+            try update.signed(
+                for: home, sequence: 7, expires: now, issuedAt: now, chain: [certificate, certificate],
+                by: controlCenter
+            ).bytes)
+        let alert = Alert(.busy, "the disk is filling")
+        messages.append(try alert.signed(sequence: 8, expires: now, issuedAt: now, by: auditor).bytes)
         self.messages = messages
     }
 }

@@ -18,7 +18,8 @@ struct AuditorCommand: AsyncParsableCommand {
         commandName: "auditor",
         abstract: "Read meters, sign the readings, and send them until the control center has receipted them.",
         subcommands: [
-            AuditorJoinCommand.self, AuditorRunCommand.self, AuditorStatusCommand.self, AuditorRenewCommand.self,
+            AuditorJoinCommand.self, AuditorRunCommand.self, AuditorStatusCommand.self, AuditorParametersCommand.self,
+            AuditorRenewCommand.self,
         ])
 }
 
@@ -141,10 +142,16 @@ struct AuditorRunCommand: AsyncParsableCommand {
         configuration.statementInterval = Int64(auditor.statementInterval) * 1_000_000_000
         configuration.maximumOutboxMessages = auditor.maximumUnsent
         configuration.clockQuality = .ofSystem
+        configuration.sendsAlerts = true
         var options = AuditorService.Options()
         options.speed = try self.replaySpeed(auditor)
         options.drains = self.exit
         options.keepRevocationList = { list in device.keep(list, bus: bus) }
+        options.stateDirectory = auditor.state
+        // A file is not silent: it ends.
+        if auditor.source == "simulated" {
+            configuration.meterSilentAfter = max(900, 3 * Int64(auditor.interval ?? 60)) * 1_000_000_000
+        }
         if self.exit, auditor.source == "simulated", self.count == nil {
             throw CommandError(.usage, "--exit: a simulated home has no end; say how long it lives with --count")
         }
@@ -459,7 +466,22 @@ struct AuditorStatusCommand: AsyncParsableCommand {
         table.add(["last receipt", "\(status.lastReceipt ?? "never")"])
         table.add(["kept with receipt", "\(status.kept)"])
         table.add(["dead letters", Table.Cell("\(status.deadLetters)", status.deadLetters > 0 ? .red : nil)])
+        for (name, value) in status.parameters.sorted(by: { $0.key < $1.key }) {
+            table.add([Table.Cell(name), Table.Cell(value)])
+        }
         output.table(table)
+        if !status.alerts.isEmpty {
+            var alerts = Table("shown", "from", "about", "alert")
+            for alert in status.alerts {
+                alerts.add([
+                    Table.Cell(alert.shownAt), Table.Cell(alert.from),
+                    Table.Cell(alert.word + (alert.isRaised ? "" : " is over"), alert.isRaised ? .yellow : nil),
+                    Table.Cell(alert.text),
+                ])
+            }
+            output.line()
+            output.table(alerts)
+        }
         guard !status.newestDeadLetters.isEmpty else { return }
         var letters = Table("stream", "#message", "reason", "refused")
         for letter in status.newestDeadLetters {
@@ -485,6 +507,24 @@ struct AuditorStatusCommand: AsyncParsableCommand {
         let kept: Int
         let deadLetters: Int
         let newestDeadLetters: [Letter]
+        /// Set by control centers.
+        let parameters: [String: String]
+        /// Of control centers, the newest first.
+        let alerts: [ShownAlert]
+
+        struct ShownAlert: Encodable {
+            let shownAt: String
+            let from: String
+            let word: String
+            let text: String
+            let isRaised: Bool
+
+            enum CodingKeys: String, CodingKey {
+                case from, word, text
+                case shownAt = "shown_at"
+                case isRaised = "is_raised"
+            }
+        }
 
         struct Letter: Encodable {
             let stream: String
@@ -500,7 +540,7 @@ struct AuditorStatusCommand: AsyncParsableCommand {
         }
 
         enum CodingKeys: String, CodingKey {
-            case auditor, certificate, stream, sequence, unreceipted, kept
+            case auditor, certificate, stream, sequence, unreceipted, kept, parameters, alerts
             case unreceiptedBytes = "unreceipted_bytes"
             case oldestUnreceipted = "oldest_unreceipted"
             case lastReceipt = "last_receipt"
@@ -519,6 +559,12 @@ struct AuditorStatusCommand: AsyncParsableCommand {
             self.lastReceipt = outbox.state?.lastReceiptAt?.description
             self.kept = outbox.summary.ring
             self.deadLetters = outbox.summary.deadLetters
+            self.parameters = outbox.memory.settings.mapValues(\.value)
+            self.alerts = outbox.memory.alerts.suffix(20).reversed().map {
+                ShownAlert(
+                    shownAt: Timestamp(nanoseconds: $0.shownAt).description, from: $0.controller, word: $0.word,
+                    text: $0.text, isRaised: $0.isRaised)
+            }
             self.newestDeadLetters = try outbox.deadLetters(limit: 20).map {
                 Letter(
                     stream: $0.entry.stream.description, sequence: $0.entry.sequence, id: $0.entry.id.description,

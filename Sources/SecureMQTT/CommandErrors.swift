@@ -9,6 +9,7 @@ import LiCore
 import MQTTBroker
 import MQTTClient
 import PKI
+import Telemetry
 
 /// How a command ends for a script: sysexits(3).
 struct ExitStatus: Hashable, Sendable {
@@ -61,6 +62,7 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as AuthorityClient.Failure:
             self.init(error.status == nil ? .unavailable : .badData, error.description)
         case let error as EnrolmentError: self.init(Self.status(of: error), error.reason)
+        case let error as Refusal: self.init(.usage, error.detail)
         default: self.init(.software, Self.oneLine("\(error)"))
         }
     }
@@ -69,7 +71,8 @@ struct CommandError: Error, CustomStringConvertible {
     static func exit(with error: any Error) -> Never {
         switch error {
         case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
-            is MeterSourceError, is OutboxError, is LiCoreError, is AuthorityClient.Failure, is EnrolmentError:
+            is MeterSourceError, is OutboxError, is LiCoreError, is AuthorityClient.Failure, is EnrolmentError,
+            is Refusal:
             Self(error).exit()
         default:
             // Help and version are ArgumentParser's to tell; so is a plain exit code.

@@ -1,8 +1,10 @@
 import Configuration
+import ControlCenter
 import Foundation
 import Identity
 import MQTTBroker
 import PKI
+import Telemetry
 
 extension InstallationConfiguration {
     /// - Parameters:
@@ -86,6 +88,8 @@ extension InstallationConfiguration {
             fleet: values.path(.licoreFleet) ?? values.resolve("fleet.json"),
             controller: try values.identifier(.licoreController),
             controllerKey: values.path(.licoreControllerKey))
+        self.alerts = AlertSettings(
+            rules: try Self.alertRules(values), notifications: try Self.notifications(values))
         self.auditor = try values.has(.auditorID) ? Self.auditor(values) : nil
         self.ca = try values.has(.caID) ? Self.ca(values, brokerHost: self.broker.host) : nil
     }
@@ -168,6 +172,72 @@ extension InstallationConfiguration {
             invitationLifetime: try values.int(.caInvitationLifetime, 60...2_592_000, default: 259_200))
     }
 
+    private static func alertRules(_ values: Values) throws(CommandError) -> AlertRules {
+        var rules = AlertRules()
+        rules.noDataAfter = try values.time(.alertsNoDataAfter) ?? rules.noDataAfter
+        // None at all is also an answer.
+        if values.hasList(.alertsRanges) {
+            var ranges: [AlertRules.Range] = []
+            for text in values.list(.alertsRanges) { ranges.append(try values.range(.alertsRanges, text)) }
+            rules.ranges = ranges
+        }
+        try values.require(.alertsNight, for: [.alertsUTCOffset])
+        if let night = values.string(.alertsNight) {
+            let offset = try values.minutes(
+                .alertsUTCOffset, values.string(.alertsUTCOffset) ?? "+00:00", isOffset: true)
+            let parts = night.split(separator: "-", maxSplits: 1).map(String.init)
+            guard parts.count == 2 else { throw values.wrong(.alertsNight, "'\(night)' is not like 22:00-04:00") }
+            rules.night = AlertRules.Night(
+                from: try values.minutes(.alertsNight, parts[0]), to: try values.minutes(.alertsNight, parts[1]),
+                offset: offset)
+        }
+        rules.jumpFactor = try values.double(.alertsJumpFactor, 0...1_000_000, default: rules.jumpFactor)
+        rules.gapAfter = try values.time(.alertsGapAfter) ?? rules.gapAfter
+        rules.certificateWithin = try values.time(.alertsCertificateWithin) ?? rules.certificateWithin
+        rules.clockOff = try values.time(.alertsClockOff) ?? rules.clockOff
+        rules.outboxCount = Int64(
+            try values.int(.alertsOutboxCount, 1...1_000_000_000, default: Int(rules.outboxCount)))
+        rules.refusalsPerMinute = Int64(
+            try values.int(.alertsRefusalsPerMinute, 1...1_000_000_000, default: Int(rules.refusalsPerMinute)))
+        rules.clearAfter = try values.time(.alertsClearAfter) ?? rules.clearAfter
+        return rules
+    }
+
+    private static func notifications(_ values: Values) throws(CommandError) -> NotificationSettings {
+        // What belongs to something that is not there would say nothing, and be missed.
+        try values.require(.alertsWebhook, for: [.alertsWebhookSecret])
+        try values.require(
+            .alertsMailHost,
+            for: [
+                .alertsMailPort, .alertsMailSecurity, .alertsMailRoots, .alertsMailUser, .alertsMailPassword,
+                .alertsMailFrom, .alertsMailTo,
+            ])
+        try values.require(.alertsMailUser, for: [.alertsMailPassword])
+        var settings = NotificationSettings()
+        settings.isPublished = try values.bool(.alertsPublish, default: false)
+        if let url = values.string(.alertsWebhook) {
+            guard url.hasPrefix("https://") || url.hasPrefix("http://") else {
+                throw values.wrong(.alertsWebhook, "'\(url)' is no URL that begins with https://")
+            }
+            let secret = try values.secret(.alertsWebhookSecret)
+            settings.webhook = NotificationSettings.Webhook(url: url, secret: Array((secret ?? "").utf8))
+        }
+        guard let host = values.string(.alertsMailHost) else { return settings }
+        let word = values.string(.alertsMailSecurity) ?? "starttls"
+        guard let security = MailSettings.Security(rawValue: word) else {
+            throw values.wrong(.alertsMailSecurity, "'\(word)' is none of starttls, tls, none")
+        }
+        let to = values.list(.alertsMailTo)
+        guard let from = values.string(.alertsMailFrom), !to.isEmpty else {
+            throw values.missing(to.isEmpty ? .alertsMailTo : .alertsMailFrom)
+        }
+        settings.mail = MailSettings(
+            host: host, port: try values.int(.alertsMailPort, 1...65_535, default: security == .tls ? 465 : 587),
+            security: security, roots: values.path(.alertsMailRoots), user: values.string(.alertsMailUser),
+            password: try values.secret(.alertsMailPassword), from: from, to: to)
+        return settings
+    }
+
     private static func auditor(_ values: Values) throws(CommandError) -> AuditorSettings {
         let source = values.string(.auditorSource) ?? "simulated"
         return AuditorSettings(
@@ -228,6 +298,12 @@ private struct Values {
     }
 
     func has(_ key: Key) -> Bool { self.string(key) != nil }
+
+    /// Whether a list is there, also an empty one.
+    func hasList(_ key: Key) -> Bool {
+        self.has(key)
+            || self.reader.stringArray(forKey: ConfigKey(key.rawValue.split(separator: ".").map(String.init))) != nil
+    }
 
     func list(_ key: Key) -> [String] {
         let name = ConfigKey(key.rawValue.split(separator: ".").map(String.init))
@@ -300,6 +376,49 @@ private struct Values {
         return value
     }
 
+    /// `90s`, `35m`, `12h`, `14d`, in nanoseconds.
+    func time(_ key: Key) throws(CommandError) -> Int64? {
+        guard let text = self.string(key) else { return nil }
+        let factors: [Character: Int64] = ["s": 1, "m": 60, "h": 3_600, "d": 86_400]
+        guard let factor = text.last.flatMap({ factors[$0] }), let number = Int64(text.dropLast()),
+            (1...31_536_000).contains(number), number * factor <= 31_536_000
+        else { throw self.wrong(key, "'\(text)' is not a time of up to a year, such as 90s, 35m, 12h or 14d") }
+        return number * factor * 1_000_000_000
+    }
+
+    /// `22:30` as minutes of the day, or `+01:00` as minutes ahead.
+    func minutes(_ key: Key, _ text: String, isOffset: Bool = false) throws(CommandError) -> Int {
+        guard let match = text.firstMatch(of: #/^([+-]?)([0-9]{1,2}):([0-9]{2})$/#), let hours = Int(match.2),
+            let minutes = Int(match.3), hours < 24, minutes < 60, match.1.isEmpty != isOffset
+        else { throw self.wrong(key, "'\(text)' is not like \(isOffset ? "+01:00" : "22:00")") }
+        return (hours * 60 + minutes) * (match.1 == "-" ? -1 : 1)
+    }
+
+    /// `voltage=195..255`.
+    func range(_ key: Key, _ text: String) throws(CommandError) -> AlertRules.Range {
+        let parts = text.split(separator: "=", maxSplits: 1)
+        let bounds = parts.last.map { $0.split(separator: "..").compactMap { Double($0) } } ?? []
+        guard parts.count == 2, bounds.count == 2, bounds[0] <= bounds[1], Quantity(parts[0]) != nil else {
+            throw self.wrong(key, "'\(text)' is not like voltage=195..255")
+        }
+        return AlertRules.Range(quantity: String(parts[0]), bounds: bounds[0]...bounds[1])
+    }
+
+    /// A key that others belong to.
+    func require(_ key: Key, for others: [Key]) throws(CommandError) {
+        guard !self.has(key), let other = others.first(where: { self.has($0) || self.hasList($0) }) else { return }
+        throw self.wrong(other, "it belongs to \(key.rawValue), which is missing")
+    }
+
+    /// What the first line of a file says.
+    func secret(_ key: Key) throws(CommandError) -> String? {
+        guard let path = self.path(key) else { return nil }
+        guard let text = try? String(contentsOfFile: path, encoding: .utf8),
+            let line = text.split(whereSeparator: \.isNewline).first
+        else { throw self.wrong(key, "\(path) cannot be read, or is empty") }
+        return String(line)
+    }
+
     func bool(_ key: Key, default value: Bool) throws(CommandError) -> Bool {
         guard let text = self.string(key) else { return value }
         switch text.lowercased() {
@@ -366,7 +485,7 @@ private struct Values {
         return CommandError(.configuration, "\(source ?? key.rawValue): \(reason)")
     }
 
-    private func missing(_ key: Key) -> CommandError {
+    func missing(_ key: Key) -> CommandError {
         guard let file else {
             return CommandError(
                 .configuration,

@@ -1,4 +1,5 @@
 import Configuration
+import ControlCenter
 import Foundation
 import Identity
 import MQTTBroker
@@ -17,6 +18,8 @@ struct InstallationConfiguration: Sendable {
     let broker: BrokerSettings
     /// Nil if the file has no `control-center.id`.
     let controlCenter: ControlCenterSettings?
+    /// Rules and ways to tell people, of the control center.
+    let alerts: AlertSettings
     /// Nil if the file has no `auditor.id`.
     let auditor: AuditorSettings?
     let licore: LiCoreSettings
@@ -69,6 +72,28 @@ struct InstallationConfiguration: Sendable {
         case licoreFleet = "licore.fleet"
         case licoreController = "licore.controller"
         case licoreControllerKey = "licore.controller-key"
+        case alertsNoDataAfter = "alerts.no-data-after"
+        case alertsRanges = "alerts.ranges"
+        case alertsNight = "alerts.night"
+        case alertsUTCOffset = "alerts.utc-offset"
+        case alertsJumpFactor = "alerts.jump-factor"
+        case alertsGapAfter = "alerts.gap-after"
+        case alertsCertificateWithin = "alerts.certificate-within"
+        case alertsClockOff = "alerts.clock-off"
+        case alertsOutboxCount = "alerts.outbox-count"
+        case alertsRefusalsPerMinute = "alerts.refusals-per-minute"
+        case alertsClearAfter = "alerts.clear-after"
+        case alertsPublish = "alerts.publish"
+        case alertsWebhook = "alerts.webhook"
+        case alertsWebhookSecret = "alerts.webhook-secret"
+        case alertsMailHost = "alerts.mail-host"
+        case alertsMailPort = "alerts.mail-port"
+        case alertsMailSecurity = "alerts.mail-security"
+        case alertsMailRoots = "alerts.mail-roots"
+        case alertsMailUser = "alerts.mail-user"
+        case alertsMailPassword = "alerts.mail-password"
+        case alertsMailFrom = "alerts.mail-from"
+        case alertsMailTo = "alerts.mail-to"
         case auditorID = "auditor.id"
         case auditorCertificate = "auditor.certificate"
         case auditorKey = "auditor.key"
@@ -195,6 +220,12 @@ struct ControlCenterSettings: Sendable {
     let store: String
     /// Threads that verify; 0, the default, for one a core.
     let workers: Int
+}
+
+/// When people are told of something, and how.
+struct AlertSettings: Sendable {
+    let rules: AlertRules
+    let notifications: NotificationSettings
 }
 
 /// The original's format: for a fleet that still has it.

@@ -107,6 +107,39 @@ enum InstallationTemplate {
           # Seconds.
           #invitation-lifetime: 259200
 
+        # When people are told of something (secure-mqtt alerts), and how. Times are 90s, 35m, 12h, 14d.
+        #alerts:
+          # Nothing of an auditor for so long; its heartbeat comes every 15 minutes.
+          #no-data-after: 35m
+          #ranges: [voltage=195..255, frequency=47.5..52.5]
+          # Production between these times is suspicious; never unless set.
+          #night: 22:00-04:00
+          #utc-offset: +00:00
+          # A consumption so many times the usual one; 0 for never.
+          #jump-factor: 8
+          # Messages that are missing for so long.
+          #gap-after: 10m
+          #certificate-within: 14d
+          #clock-off: 2m
+          #outbox-count: 10000
+          #refusals-per-minute: 60
+          # What is over must stay so for so long.
+          #clear-after: 5m
+          # As signed alerts on control_center/alerts/<ID>.
+          #publish: false
+          # As a POST of JSON, signed with the secret in a file.
+          #webhook: https://example.org/hook
+          #webhook-secret: webhook.secret
+          # As mail; security is starttls, tls or none.
+          #mail-host: mail.example.org
+          #mail-port: 587
+          #mail-security: starttls
+          #mail-roots: mail-roots.pem
+          #mail-user: energy
+          #mail-password: mail.password
+          #mail-from: energy@example.org
+          #mail-to: [ops@example.org]
+
         """
     }
 

@@ -24,10 +24,8 @@ package final class StateLock: Sendable {
                 "cannot open \(path): \(String(cString: strerror(errno))); check the folder's owner and rights")
         }
         guard flock(descriptor, LOCK_EX | LOCK_NB) == 0 else {
-            var buffer = [UInt8](repeating: 0, count: 20)
-            let count = max(0, read(descriptor, &buffer, 20))
+            let owner = Self.owner(descriptor)
             close(descriptor)
-            let owner = String(decoding: buffer.prefix(count).prefix { (0x30...0x39).contains($0) }, as: UTF8.self)
             throw StateLockError(
                 .inUse,
                 "\(directory) is in use by another process\(owner.isEmpty ? "" : " (\(owner))"): stop it, or give this one a folder of its own"
@@ -37,6 +35,23 @@ package final class StateLock: Sendable {
         let owner = Array("\(getpid())\n".utf8)
         if ftruncate(descriptor, 0) == 0 { _ = pwrite(descriptor, owner, owner.count, 0) }
         self.descriptor = Mutex(descriptor)
+    }
+
+    /// Whether a process has a directory now. Takes the lock for a moment only where the process that had it last may
+    /// still be there, so that nobody who starts meets it.
+    package static func isHeld(directory: String) -> Bool {
+        let descriptor = open(directory + "/lock", O_RDWR | O_CLOEXEC)
+        guard descriptor >= 0 else { return false }
+        defer { close(descriptor) }
+        if let owner = Int32(Self.owner(descriptor)), owner > 0, kill(owner, 0) != 0, errno == ESRCH { return false }
+        return flock(descriptor, LOCK_EX | LOCK_NB) != 0
+    }
+
+    /// The digits of the process that had it last.
+    private static func owner(_ descriptor: CInt) -> String {
+        var buffer = [UInt8](repeating: 0, count: 20)
+        let count = max(0, pread(descriptor, &buffer, 20, 0))
+        return String(decoding: buffer.prefix(count).prefix { (0x30...0x39).contains($0) }, as: UTF8.self)
     }
 
     /// Lets the directory go before this object does.

@@ -23,6 +23,8 @@ public struct Envelope: Sendable {
         case result = 3
         case hello = 4
         case receipts = 5
+        case update = 6
+        case alert = 7
 
         public var description: String {
             switch self {
@@ -31,6 +33,8 @@ public struct Envelope: Sendable {
             case .result: "result"
             case .hello: "hello"
             case .receipts: "receipts"
+            case .update: "update"
+            case .alert: "alert"
             }
         }
 
@@ -38,12 +42,24 @@ public struct Envelope: Sendable {
         public var isInStream: Bool {
             switch self {
             case .statement, .heartbeat, .result: true
-            case .hello, .receipts: false
+            case .hello, .receipts, .update, .alert: false
             }
         }
 
-        /// The role that signs this kind.
-        public var signerRole: Role { self == .receipts ? .controlCenter : .auditor }
+        /// The roles that sign this kind.
+        public var signerRoles: [Role] {
+            switch self {
+            case .statement, .heartbeat, .result, .hello: [.auditor]
+            case .receipts, .update: [.controlCenter]
+            case .alert: [.auditor, .controlCenter]
+            }
+        }
+
+        /// Whether messages of this kind are numbered on their own and count until a time that they say.
+        var expires: Bool { self == .update || self == .alert }
+
+        /// Whether messages of this kind bring the signer's certificates along.
+        var hasChain: Bool { self == .hello || self == .update }
 
         /// The CoAP content format: 112 application/senml+cbor, 60 application/cbor.
         var contentType: UInt64 { self == .statement ? 112 : 60 }
@@ -65,10 +81,17 @@ public struct Envelope: Sendable {
     /// When it was signed, by the signer's clock; whole seconds. Informs, decides nothing.
     public var issuedAt: Timestamp { self.header.issuedAt }
 
-    /// The message's place in its stream; nil for hello and receipts.
+    /// The message's place in its stream; nil for kinds that are in none.
     public var position: StreamPosition? { self.header.position }
 
-    /// How good the signer's clock was; nil for hello (see ``Hello/clock``) and receipts.
+    /// Its number: in its stream, or for update and alert among the signer's for that target; nil for hello and
+    /// receipts.
+    public var sequence: Int64? { self.header.sequence }
+
+    /// Until when an update or an alert counts, in whole seconds; nil for other kinds.
+    public var expires: Timestamp? { self.header.expires }
+
+    /// How good the signer's clock was; nil for kinds that are in no stream (but see ``Hello/clock``).
     public var clock: ClockQuality? { self.header.clock }
 
     /// How many readings a statement holds; 0 for the other kinds.
@@ -155,6 +178,8 @@ public struct Envelope: Sendable {
         case .result: _ = try UpdateResult(reading: &reader)
         case .hello: _ = try Hello(reading: &reader)
         case .receipts: _ = try Receipts(reading: &reader)
+        case .update: _ = try Update(reading: &reader)
+        case .alert: _ = try Alert(reading: &reader)
         }
         return 0
     }
@@ -197,14 +222,22 @@ public struct Envelope: Sendable {
     /// The id of the stream in ``subject``.
     public var stream: StreamID? { self.header.subjectStream }
 
-    /// The certificates of `x5chain` in DER, leaf first: 2 to 4 for a hello, else none.
-    public var certificateChain: [[UInt8]] { self.header.chain.map { [UInt8](self.message.bytes[$0]) } }
+    /// For whom an update or an alert is; nil for other kinds, and for an alert to all.
+    public var audience: SPIFFEID? { self.header.audience?.spiffeID(in: self.message.bytes) }
 
     /// The certificates of `x5bag` in DER: those that the signer of a hello has had before, at most 8; else none.
     public var formerCertificates: [[UInt8]] { self.header.bag.map { [UInt8](self.message.bytes[$0]) } }
 
     /// Who is named by a message in a stream or a hello: the issuer; by receipts: the auditor they are for.
     var auditorID: Range<Int> { self.kind == .receipts ? self.header.subject?.id ?? 0..<0 : self.header.issuer.id }
+    /// Whether it is for `party`, byte for byte.
+    public func isFor(_ party: SPIFFEID) -> Bool {
+        guard let audience = self.header.audience else { return false }
+        return areEqual(self.message.bytes, audience.whole, party.rawValue.utf8)
+    }
+
+    /// The certificates of `x5chain` in DER, leaf first: 2 to 4 for a hello and an update, else none.
+    public var certificateChain: [[UInt8]] { self.header.chain.map { [UInt8](self.message.bytes[$0]) } }
 
     // MARK: Payload
 
@@ -242,6 +275,20 @@ public struct Envelope: Sendable {
         return try? Receipts(reading: &reader)
     }
 
+    /// What an update says; nil for other kinds.
+    public var update: Update? {
+        guard self.kind == .update else { return nil }
+        var reader = CBORReader(self.message.bytes, in: self.message.payload)
+        return try? Update(reading: &reader)
+    }
+
+    /// What an alert says; nil for other kinds.
+    public var alert: Alert? {
+        guard self.kind == .alert else { return nil }
+        var reader = CBORReader(self.message.bytes, in: self.message.payload)
+        return try? Alert(reading: &reader)
+    }
+
     /// The payload of a message in a stream, to be signed again at another place; nil for the other kinds.
     public var payload: Payload? {
         guard self.kind.isInStream else { return nil }
@@ -261,10 +308,11 @@ public struct Envelope: Sendable {
     /// - Throws: ``Refusal`` with `topic` or `retained`.
     public func checkTopic(named name: String, isRetained: Bool) throws(Refusal) {
         let prefix = self.kind == .hello ? Self.helloPrefix : Self.measuresPrefix
+        let issuer = self.header.issuer.id
         var name = name
         let isRight = name.withUTF8 { name in
-            self.kind != .receipts && name.count == prefix.count + self.auditorID.count
-                && name.starts(with: prefix) && name.dropFirst(prefix.count).elementsEqual(self.bytes[self.auditorID])
+            (self.kind == .hello || self.kind.isInStream) && name.count == prefix.count + issuer.count
+                && name.starts(with: prefix) && name.dropFirst(prefix.count).elementsEqual(self.bytes[issuer])
         }
         if isRight, !isRetained { return }
         guard let topic = Topic(name) else { throw Refusal(.topic, "not one of our topics") }
@@ -278,12 +326,30 @@ public struct Envelope: Sendable {
     ///
     /// - Throws: ``Refusal`` with `topic` or `retained`.
     public func checkTopic(_ topic: Topic, isRetained: Bool) throws(Refusal) {
-        guard let id = topic.auditor(for: self.kind) else {
+        guard topic.carries(self.kind) else {
             throw Refusal(.topic, "a \(self.kind) does not belong on \(topic)")
         }
-        guard areEqual(self.message.bytes, self.auditorID, id.rawValue.utf8) else {
-            throw Refusal(.topic, "the \(self.kind) names another auditor than \(topic)")
+        guard self.namesAgree(with: topic) else {
+            throw Refusal(.topic, "the \(self.kind) does not say the names of \(topic)")
         }
         guard !isRetained else { throw Refusal(.retained, "a \(self.kind) is never retained") }
+    }
+
+    /// Whether the message names whom its topic names.
+    private func namesAgree(with topic: Topic) -> Bool {
+        func isNamed(_ party: SPIFFEBytes?, _ id: Identifier) -> Bool {
+            party.map { areEqual(self.message.bytes, $0.id, id.rawValue.utf8) } ?? false
+        }
+        let issuer = self.header.issuer
+        return switch topic {
+        case .hello(let id), .measures(let id): isNamed(issuer, id)
+        case .receipts(let id): isNamed(self.header.subject, id)
+        case .update(let id, let controller, let parameter):
+            isNamed(self.header.audience, id) && isNamed(issuer, controller) && self.update?.parameter == parameter
+        case .auditorAlerts(let id): issuer.role == .auditor && isNamed(issuer, id)
+        case .alerts(let id): issuer.role != .auditor && isNamed(self.header.audience, id)
+        case .alertsToAll: issuer.role != .auditor && self.header.audience == nil
+        case .keys, .crl, .checkpoint: false
+        }
     }
 }

@@ -40,7 +40,7 @@ public struct Payload: Hashable, Sendable {
                 while try parser.next() != nil {}
             case .heartbeat: _ = try Heartbeat(reading: &reader)
             case .result: _ = try UpdateResult(reading: &reader)
-            case .hello, .receipts: throw COSEError(.unexpected, "a \(kind) is not in a stream", at: 0)
+            case .hello, .receipts, .update, .alert: throw COSEError(.unexpected, "a \(kind) is not in a stream", at: 0)
             }
         } catch {
             throw Refusal(.format, error.description)

@@ -4,18 +4,24 @@ import Identity
 /// The protected header of all our messages: what its labels say (RFC 9052 section 3.1, RFC 9360, 9596, 9597).
 ///
 /// Labels come in the bytewise order of deterministic CBOR: 1 alg, 3 content type, 15 CWT claims, 16 typ,
-/// 32 x5bag, 33 x5chain, 34 x5t, "seq", "prev", "clock".
+/// 32 x5bag, 33 x5chain, 34 x5t, "seq", "prev", "clock"; the claims are 1 iss, 2 sub, 3 aud, 4 exp, 6 iat.
 struct ProtectedHeader: Sendable {
     var issuer: SPIFFEBytes
     /// The auditor's SPIFFE ID in `sub`, where a kind has a subject.
     var subject: SPIFFEBytes?
     var subjectStream: StreamID?
+    /// For whom it is, where a kind says so.
+    var audience: SPIFFEBytes?
+    /// Until when it counts, where a kind says so.
+    var expires: Timestamp?
     var issuedAt: Timestamp
     var certificateHash: CertificateHash
     var chain: [Range<Int>]
     /// Of a hello: certificates that the auditor has had before.
     var bag: [Range<Int>]
     var position: StreamPosition?
+    /// The number of what is numbered without being in a stream.
+    var sequence: Int64?
     var clock: ClockQuality?
 
     /// Certificates in `x5chain`: leaf and at least one intermediate.
@@ -113,15 +119,20 @@ struct ProtectedHeader: Sendable {
         }
 
         value = try reader(labels.claims, "the CWT claims")
-        let claims = try Claims(&value)
+        let claims = try Claims(&value, kind: kind)
         guard let issuer = claims.issuer, let issuedAt = claims.issuedAt else {
             throw COSEError(.unexpected, "iss or iat is missing", at: value.position)
         }
         self.issuer = issuer
         self.issuedAt = issuedAt
-        if kind == .hello {
-            try forbid(claims.subjectPosition, "sub")
-        } else {
+        switch kind {
+        case .hello, .alert: try forbid(claims.subjectPosition, "sub")
+        case .update:
+            guard let subject = claims.subject else {
+                throw COSEError(.unexpected, "sub is missing", at: value.position)
+            }
+            self.subject = subject
+        case .statement, .heartbeat, .result, .receipts:
             guard let subject = claims.subject, let stream = claims.stream else {
                 throw COSEError(.unexpected, "sub must name a stream", at: value.position)
             }
@@ -130,6 +141,24 @@ struct ProtectedHeader: Sendable {
             }
             self.subject = subject
             self.subjectStream = stream
+        }
+        if kind.expires {
+            guard let expires = claims.expires else {
+                throw COSEError(.unexpected, "exp is missing", at: value.position)
+            }
+            self.expires = expires
+            self.audience = claims.audience
+            if kind == .update {
+                guard let subject = claims.subject, let audience = claims.audience,
+                    areEqual(bytes, subject.whole, audience.whole), audience.role == .auditor
+                else {
+                    throw COSEError(.unexpected, "aud is not the auditor that sub names", at: value.position)
+                }
+            } else if issuer.role == .auditor {
+                try forbid(claims.audience?.whole.lowerBound, "aud")
+            }
+        } else {
+            try forbid(claims.audiencePosition ?? claims.expiresPosition, "aud or exp")
         }
 
         value = try reader(labels.certificateHash, "x5t")
@@ -159,7 +188,7 @@ struct ProtectedHeader: Sendable {
                 self.bag.append(certificate)
             }
         }
-        if kind == .hello {
+        if kind.hasChain {
             value = try reader(labels.chain, "x5chain")
             let start = value.position
             let count = try value.arrayCount()
@@ -191,8 +220,14 @@ struct ProtectedHeader: Sendable {
             value = try reader(labels.clock, "clock")
             self.clock = try value.clockQuality()
             self.position = StreamPosition(stream: stream, sequence: sequence, previous: previous)
+            self.sequence = sequence
         } else {
-            try forbid(labels.sequence, "seq")
+            if kind.expires {
+                value = try reader(labels.sequence, "seq")
+                self.sequence = try value.sequence()
+            } else {
+                try forbid(labels.sequence, "seq")
+            }
             try forbid(labels.previous, "prev")
             try forbid(labels.clock, "clock")
         }
@@ -205,9 +240,14 @@ struct ProtectedHeader: Sendable {
         var subject: SPIFFEBytes?
         var stream: StreamID?
         var subjectPosition: Int?
+        var audience: SPIFFEBytes?
+        var audiencePosition: Int?
+        var expires: Timestamp?
+        var expiresPosition: Int?
         var issuedAt: Timestamp?
 
         private static let infix = Array(StreamName.infix.utf8)
+        private static let updatesSuffix = Array(Update.subjectSuffix.utf8)
 
         /// Whose stream it is. Nearly always the issuer's own, which was checked a moment ago.
         private func auditor(_ bytes: [UInt8], in range: Range<Int>) -> SPIFFEBytes? {
@@ -215,7 +255,7 @@ struct ProtectedHeader: Sendable {
             return SPIFFEBytes(bytes, in: range)
         }
 
-        init(_ reader: inout CBORReader) throws(COSEError) {
+        init(_ reader: inout CBORReader, kind: Envelope.Kind) throws(COSEError) {
             for _ in 0..<(try reader.mapCount()) {
                 guard let major = reader.nextMajorType, major <= 1 else {
                     try reader.skip()
@@ -232,6 +272,10 @@ struct ProtectedHeader: Sendable {
                 case 2:
                     let text = try reader.text()
                     self.subjectPosition = text.lowerBound
+                    if kind == .update {
+                        self.subject = try Self.updates(reader.bytes, in: text)
+                        continue
+                    }
                     let end = text.upperBound - 16
                     let start = end - Self.infix.count
                     guard start > text.lowerBound, areEqual(reader.bytes, start..<end, Self.infix),
@@ -242,12 +286,32 @@ struct ProtectedHeader: Sendable {
                     }
                     self.subject = subject
                     self.stream = stream
-                case 3, 4, 5:
-                    throw COSEError(.unexpected, "aud, exp and nbf are not allowed here", at: reader.position)
+                case 3:
+                    self.audiencePosition = reader.position
+                    let text = try reader.text()
+                    guard let audience = SPIFFEBytes(reader.bytes, in: text) else {
+                        throw COSEError(.unexpected, "aud is not a SPIFFE ID of ours", at: text.lowerBound)
+                    }
+                    self.audience = audience
+                case 4:
+                    self.expiresPosition = reader.position
+                    self.expires = try reader.wireTime()
+                case 5: throw COSEError(.unexpected, "nbf is not allowed", at: reader.position)
                 case 6: self.issuedAt = try reader.wireTime()
                 default: try reader.skip()
                 }
             }
+        }
+
+        /// The auditor in `<SPIFFE ID>/updates`.
+        private static func updates(_ bytes: [UInt8], in text: Range<Int>) throws(COSEError) -> SPIFFEBytes {
+            let end = text.upperBound - Self.updatesSuffix.count
+            guard end > text.lowerBound, areEqual(bytes, end..<text.upperBound, Self.updatesSuffix),
+                let auditor = SPIFFEBytes(bytes, in: text.lowerBound..<end)
+            else {
+                throw COSEError(.unexpected, "sub does not name an auditor's updates", at: text.lowerBound)
+            }
+            return auditor
         }
     }
 
@@ -255,24 +319,33 @@ struct ProtectedHeader: Sendable {
 
     /// Encodes the header of a message of ours.
     static func encode(
-        kind: Envelope.Kind, issuer: SPIFFEID, subject: StreamName?, issuedAt: Timestamp,
-        certificateHash: CertificateHash, chain: [[UInt8]] = [], bag: [[UInt8]] = [],
-        position: StreamPosition? = nil, clock: ClockQuality? = nil
+        kind: Envelope.Kind, issuer: SPIFFEID, subject: String?, audience: SPIFFEID? = nil,
+        expires: Timestamp? = nil, issuedAt: Timestamp, certificateHash: CertificateHash, chain: [[UInt8]] = [],
+        bag: [[UInt8]] = [], position: StreamPosition? = nil, sequence: Int64? = nil, clock: ClockQuality? = nil
     ) -> [UInt8] {
         var writer = CBORWriter(capacity: 512 + (chain + bag).reduce(0) { $0 + $1.count })
         writer.map(
-            5 + (chain.isEmpty ? 0 : 1) + (bag.isEmpty ? 0 : 1) + (position == nil ? 0 : 2) + (clock == nil ? 0 : 1))
+            5 + (chain.isEmpty ? 0 : 1) + (bag.isEmpty ? 0 : 1) + (position == nil ? 0 : 2) + (sequence == nil ? 0 : 1)
+                + (clock == nil ? 0 : 1))
         writer.unsigned(1)
         writer.integer(-7)
         writer.unsigned(3)
         writer.unsigned(kind.contentType)
         writer.unsigned(15)
-        writer.map(subject == nil ? 2 : 3)
+        writer.map(2 + (subject == nil ? 0 : 1) + (audience == nil ? 0 : 1) + (expires == nil ? 0 : 1))
         writer.unsigned(1)
         writer.text(issuer.rawValue)
         if let subject {
             writer.unsigned(2)
-            writer.text(subject.description)
+            writer.text(subject)
+        }
+        if let audience {
+            writer.unsigned(3)
+            writer.text(audience.rawValue)
+        }
+        if let expires {
+            writer.unsigned(4)
+            writer.integer(expires.seconds)
         }
         writer.unsigned(6)
         writer.integer(issuedAt.seconds)
@@ -297,6 +370,9 @@ struct ProtectedHeader: Sendable {
             writer.integer(position.sequence)
             writer.text("prev")
             writer.byteString(position.previous.bytes)
+        } else if let sequence {
+            writer.text("seq")
+            writer.integer(sequence)
         }
         if let clock {
             writer.text("clock")

@@ -59,11 +59,27 @@ public struct Reason: Hashable, Sendable, CustomStringConvertible {
     /// Held, not refused: no room at the moment.
     public static let busy = Reason(known: "busy")
 
+    // What only an auditor finds, in an update or an alert.
+
+    /// It is for somebody else.
+    public static let audience = Reason(known: "audience")
+    /// Not bound to the newest hello: it is older than this connection.
+    public static let nonce = Reason(known: "nonce")
+    /// Not above the last number of this signer.
+    public static let sequence = Reason(known: "sequence")
+    /// There is no such parameter.
+    public static let parameter = Reason(known: "parameter")
+    /// The value is of another type or unit, or out of its bounds.
+    public static let value = Reason(known: "value")
+
     /// Every word of this version, in the order of checking.
     public static let all: [Reason] = [
         .tooLarge, .format, .notCanonical, .header, .topic, .retained, .sender, .certificateUnknown, .issuer, .role,
         .signature, .revoked, .expired, .duplicate, .conflict, .fork, .streamClosed, .busy,
     ]
+
+    /// The words that an auditor has for an update, beside those of any message, in the order of checking.
+    public static let ofUpdates: [Reason] = [.audience, .nonce, .sequence, .expired, .parameter, .value]
 
     /// Whether a message so refused is refused for good, and sending it again is useless.
     public var isForGood: Bool {

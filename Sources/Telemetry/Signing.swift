@@ -19,7 +19,7 @@ extension Payload {
         }
         let header = ProtectedHeader.encode(
             kind: self.kind, issuer: signer.issuer,
-            subject: StreamName(auditor: signer.issuer, stream: position.stream),
+            subject: StreamName(auditor: signer.issuer, stream: position.stream).description,
             issuedAt: try checked(issuedAt), certificateHash: signer.certificateHash, position: position,
             clock: clock)
         return try sign(header, self.bytes, by: signer)
@@ -38,16 +38,14 @@ extension Hello {
     public func signed(
         issuedAt: Timestamp, chain: [[UInt8]], former: [[UInt8]] = [], by signer: some Signer
     ) throws -> SignedMessage {
-        guard ProtectedHeader.chainLength.contains(chain.count),
-            (chain + former).allSatisfy({ (1...ProtectedHeader.maximumCertificateLength).contains($0.count) }),
-            former.count <= ProtectedHeader.maximumBagCount,
-            CertificateHash(hashing: chain[0]) == signer.certificateHash
+        guard former.count <= ProtectedHeader.maximumBagCount,
+            former.allSatisfy({ (1...ProtectedHeader.maximumCertificateLength).contains($0.count) })
         else {
-            throw Refusal(.header, "a hello carries 2 to 4 certificates, the signer's first, and at most 8 former ones")
+            throw Refusal(.header, "a hello carries at most 8 former certificates, of at most 4,096 bytes each")
         }
         let header = ProtectedHeader.encode(
             kind: .hello, issuer: signer.issuer, subject: nil, issuedAt: try checked(issuedAt),
-            certificateHash: signer.certificateHash, chain: chain, bag: former)
+            certificateHash: signer.certificateHash, chain: try checked(chain, of: signer), bag: former)
         return try sign(header, self.encoded(), by: signer)
     }
 }
@@ -65,20 +63,40 @@ extension Receipts {
             throw Refusal(.format, "receipts of more than \(Self.maximumEntries) entries")
         }
         let header = ProtectedHeader.encode(
-            kind: .receipts, issuer: signer.issuer, subject: subject, issuedAt: try checked(issuedAt),
+            kind: .receipts, issuer: signer.issuer, subject: subject.description, issuedAt: try checked(issuedAt),
             certificateHash: signer.certificateHash)
         return try sign(header, self.encoded(), by: signer)
     }
 }
 
-private func checked(_ issuedAt: Timestamp) throws(Refusal) -> Timestamp {
-    guard (0..<Timestamp.wireSecondsLimit).contains(issuedAt.seconds) else {
-        throw Refusal(.header, "the clock says \(issuedAt), which no message can")
+/// A time that a message can say.
+func checked(_ time: Timestamp) throws(Refusal) -> Timestamp {
+    guard (0..<Timestamp.wireSecondsLimit).contains(time.seconds) else {
+        throw Refusal(.header, "the clock says \(time), which no message can")
     }
-    return issuedAt
+    return time
 }
 
-private func sign(_ header: [UInt8], _ payload: [UInt8], by signer: some Signer) throws -> SignedMessage {
+/// A sequence number that a message can say.
+func checked(_ sequence: Int64) throws(Refusal) -> Int64 {
+    guard (1...StreamPosition.maximumSequence).contains(sequence) else {
+        throw Refusal(.header, "\(sequence) is no sequence number")
+    }
+    return sequence
+}
+
+/// A chain as it goes into `x5chain`.
+func checked(_ chain: [[UInt8]], of signer: some Signer) throws(Refusal) -> [[UInt8]] {
+    guard ProtectedHeader.chainLength.contains(chain.count),
+        chain.allSatisfy({ (1...ProtectedHeader.maximumCertificateLength).contains($0.count) }),
+        CertificateHash(hashing: chain[0]) == signer.certificateHash
+    else {
+        throw Refusal(.header, "x5chain carries 2 to 4 certificates, the signer's first")
+    }
+    return chain
+}
+
+func sign(_ header: [UInt8], _ payload: [UInt8], by signer: some Signer) throws -> SignedMessage {
     let bytes = try Sign1.sign(protected: header, payload: payload) { try signer.signature(for: $0) }
     guard bytes.count <= Envelope.maximumSize else {
         throw Refusal(.tooLarge, "\(bytes.count) bytes, at most \(Envelope.maximumSize) are allowed")

@@ -36,7 +36,20 @@ public enum Topic: Hashable, Sendable {
             self.rawValue = String(text)
         }
 
+        private init(known name: String) { self.rawValue = name }
+
         public var description: String { self.rawValue }
+
+        /// Seconds between two readings of a meter.
+        public static let sampleRate = Parameter(known: "SAMPLE_RATE")
+        /// Seconds between two statements.
+        public static let statementInterval = Parameter(known: "STATEMENT_INTERVAL")
+        /// The meters that are told of; none for all.
+        public static let metersEnabled = Parameter(known: "METERS_ENABLED")
+        /// Messages that wait for receipts before the meters are no longer read.
+        public static let outboxLimit = Parameter(known: "OUTBOX_LIMIT")
+        /// How much the auditor logs.
+        public static let logLevel = Parameter(known: "LOG_LEVEL")
     }
 
     /// The topic of this name; nil if it is none of ours.
@@ -71,12 +84,13 @@ public enum Topic: Hashable, Sendable {
         }
     }
 
-    /// Which auditor the topic names, if messages of this kind belong on it.
-    func auditor(for kind: Envelope.Kind) -> Identifier? {
+    /// Whether messages of this kind belong on it.
+    func carries(_ kind: Envelope.Kind) -> Bool {
         switch (self, kind) {
-        case (.hello(let id), .hello), (.receipts(let id), .receipts): id
-        case (.measures(let id), .statement), (.measures(let id), .heartbeat), (.measures(let id), .result): id
-        default: nil
+        case (.hello, .hello), (.receipts, .receipts), (.update, .update): true
+        case (.measures, .statement), (.measures, .heartbeat), (.measures, .result): true
+        case (.auditorAlerts, .alert), (.alerts, .alert), (.alertsToAll, .alert): true
+        default: false
         }
     }
 }

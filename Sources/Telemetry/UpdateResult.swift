@@ -76,6 +76,20 @@ public enum ParameterValue: Hashable, Sendable {
     /// The longest list.
     public static let maximumTexts = 64
 
+    /// As the wire has it.
+    public var encoded: [UInt8] {
+        var writer = CBORWriter(capacity: 16)
+        self.write(to: &writer)
+        return writer.bytes
+    }
+
+    /// Reads what ``encoded`` gives; nil for anything else.
+    public init?(encoded bytes: [UInt8]) {
+        var reader = CBORReader(bytes)
+        guard let value = try? ParameterValue(reading: &reader), (try? reader.finish()) != nil else { return nil }
+        self = value
+    }
+
     func write(to writer: inout CBORWriter) {
         switch self {
         case .number(let value): writer.decimal(value)
@@ -118,5 +132,17 @@ public enum ParameterValue: Hashable, Sendable {
         if texts.count > Self.maximumTexts { return "a list of more than \(Self.maximumTexts) texts" }
         return texts.contains { $0.utf8.count > Self.maximumTextLength }
             ? "a text of more than \(Self.maximumTextLength) bytes" : nil
+    }
+}
+
+extension ParameterValue: CustomStringConvertible {
+    /// As people write it: digits as they are, texts between commas.
+    public var description: String {
+        switch self {
+        case .number(let value): value.description
+        case .text(let text): text
+        case .flag(let flag): flag ? "true" : "false"
+        case .texts(let texts): texts.joined(separator: ",")
+        }
     }
 }

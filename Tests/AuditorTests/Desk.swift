@@ -18,6 +18,7 @@ struct Desk {
     var sent: [AuditorMachine.Publication] = []
     var alarms: [Alarm] = []
     var cleared: [Alarm.Kind] = []
+    var settings: [String: ParameterValue] = [:]
     /// What every commit fails with.
     var failure: OutboxError?
     var commits = 0
@@ -88,6 +89,7 @@ struct Desk {
                     }
                 case .publish(let publication): self.sent.append(publication)
                 case .keep(let list): self.keptLists.append(list.number)
+                case .set(let parameter, let value): self.settings[parameter.rawValue] = value
                 case .raise(let alarm): self.alarms.append(alarm)
                 case .clear(let kind): self.cleared.append(kind)
                 }

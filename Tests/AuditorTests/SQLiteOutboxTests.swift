@@ -211,7 +211,7 @@ import Testing
                         }
                     case .raise(let alarm): desk.alarms.append(alarm)
                     case .clear(let kind): desk.cleared.append(kind)
-                    case .publish, .keep: break
+                    case .publish, .keep, .set: break
                     }
                 }
             }

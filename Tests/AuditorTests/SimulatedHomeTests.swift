@@ -74,3 +74,69 @@ import Testing
         #expect(throws: MeterSourceError(.changed, "")) { try other.resume(at: position) }
     }
 }
+
+@Suite("Simulated home at another rate") struct SampleRateTests {
+    private func home() throws -> SimulatedHome {
+        SimulatedHome(.init(seed: 7, meter: try MeterName("main"), start: Timestamp(seconds: 1_748_822_400)))
+    }
+
+    @Test("five readings a second: without a hole, registers to the last digit")
+    func fast() throws {
+        var home = try self.home()
+        let first = try #require(try home.next())
+        let unused = try #require(try home.next())
+        let takes1 = home.sample(every: 200_000_000, takesBack: true, at: nil)
+        #expect(takes1)
+        var end = first.available
+        var register = first.readings[2].value
+        for _ in 0..<20 {
+            let batch = try #require(try home.next())
+            #expect(batch.readings[0].time == end)
+            #expect(batch.readings[0].interval == 200_000_000)
+            #expect(batch.readings.allSatisfy { $0.flaw == nil })
+            let (energy, next) = (batch.readings[0].value, batch.readings[2].value)
+            #expect(micro(next) - micro(register) == micro(energy))
+            #expect(micro(energy) > 0)
+            register = next
+            end = batch.available
+        }
+        #expect(end == first.available.advanced(byNanoseconds: 20 * 200_000_000))
+        #expect(unused.available > end)
+    }
+
+    @Test("what has passed of an interval is one reading, and the new rate begins now")
+    func cut() throws {
+        var home = try self.home()
+        let first = try #require(try home.next())
+        _ = try home.next()
+        let now = first.available.advanced(byNanoseconds: 400_500_000_000)
+        let takes2 = home.sample(every: 1_000_000_000, takesBack: true, at: now)
+        #expect(takes2)
+        let past = try #require(try home.next())
+        #expect(past.readings[0].time == first.available)
+        #expect(past.readings[0].interval == 400_500_000_000)
+        let next = try #require(try home.next())
+        #expect(next.readings[0].interval == 1_000_000_000)
+    }
+
+    @Test("a home goes on from where it was, also at another rate")
+    func resumes() throws {
+        var home = try self.home()
+        _ = try home.next()
+        let takes3 = home.sample(every: 200_000_000, takesBack: false, at: nil)
+        #expect(takes3)
+        let batch = try #require(try home.next())
+        var again = try self.home()
+        try again.resume(at: batch.position)
+        let takes4 = again.sample(every: 200_000_000, takesBack: false, at: nil)
+        #expect(takes4)
+        let (left, right) = (try again.next(), try home.next())
+        #expect(left == right)
+    }
+
+    /// In thousandths of a Wh.
+    private func micro(_ value: ExactDecimal?) -> Int64 {
+        guard let value else { return 0 }
+        return value.exponent == -6 ? value.mantissa : value.mantissa * 1_000
+    }
+}

@@ -316,7 +316,7 @@ private final class FakeBus: MessageBus, SettlementTarget {
         let clerk = try StoreClerk(path: self.folder.path(ControlCenterStore.fileName))
         _ = try clerk.order(
             auditor: mona.id, parameter: try #require(Topic.Parameter("SAMPLE_RATE")), value: "0.2",
-            at: Timestamp(seconds: self.pki.now))
+            by: "olga", at: Timestamp(seconds: self.pki.now))
         async let running: Void = center.run()
         await bus.wait { $0.published.contains { $0.topic == "control_center/updates/mona/center-1/SAMPLE_RATE" } }
         bus.close()

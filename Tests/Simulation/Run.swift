@@ -14,6 +14,8 @@ enum Run {
         /// By word, over all auditors.
         var alarms: [String: Int] = [:]
         var refusals: [Reason: Int] = [:]
+        var appliedUpdates = 0
+        var refusedUpdates = 0
         var report: Report?
 
         static func += (a: inout Outcome, b: Outcome) {
@@ -23,6 +25,8 @@ enum Run {
             a.restarts += b.restarts
             a.renewals += b.renewals
             a.alarms.merge(b.alarms, uniquingKeysWith: +)
+            a.appliedUpdates += b.appliedUpdates
+            a.refusedUpdates += b.refusedUpdates
             a.refusals.merge(b.refusals, uniquingKeysWith: +)
         }
     }
@@ -38,6 +42,8 @@ enum Run {
         outcome.forks = world.checker.center.forks
         outcome.restarts = world.checker.center.restarts
         outcome.renewals = world.checker.renewals
+        outcome.appliedUpdates = world.appliedUpdates.count
+        outcome.refusedUpdates = world.refusedUpdates
         outcome.refusals = world.checker.center.refusals
         for auditor in world.auditors { outcome.alarms.merge(auditor.alarms, uniquingKeysWith: +) }
         return outcome
@@ -66,7 +72,7 @@ enum Run {
     }
 
     /// How many scenarios share the minutes of a soak, two at a time.
-    private static let scenarios = 13.0
+    private static let scenarios = 14.0
 
     /// New seeds for so long; the only thing here that knows the real time.
     private static func soak(_ scenario: Scenario, minutes: Double) throws -> Outcome {

@@ -158,6 +158,27 @@ struct SimulationTests {
         #expect(outcome.restarts > 0)
     }
 
+    @Test("An update is applied once at most, and never an old one, whatever crashes and whoever replays")
+    func updates() throws {
+        var scenario = Scenario("updates", rates: Self.weather.merging(Self.hostility) { max($0, $1) })
+        scenario.updates = true
+        let outcome = try Self.passes(scenario, seeds: 0..<15)
+        #expect(outcome.appliedUpdates > 300)
+        #expect(outcome.refusedUpdates > 0)
+        #expect(outcome.restarts == 0)
+        #expect(outcome.forks == 0)
+    }
+
+    @Test("An old card gets what its owner had been told, and nothing from before its hello")
+    func updatesOfOldCards() throws {
+        var scenario = Scenario("updates, old card", rates: Self.weather)
+        scenario.rates[.rollback] = 0.004
+        scenario.updates = true
+        let outcome = try Self.passes(scenario, seeds: 0..<10)
+        #expect(outcome.appliedUpdates > 200)
+        #expect(outcome.restarts > 0)
+    }
+
     @Test("A seed is a run: twice the same events at the same times")
     func deterministic() throws {
         let cast = try Cast.shared.get()

@@ -6,7 +6,7 @@ import Testing
 struct MutationTests {
     @Test(
         "are never taken, whichever byte is changed and however",
-        arguments: ["statement", "heartbeat", "result", "receipts", "hello"])
+        arguments: ["statement", "heartbeat", "result", "receipts", "hello", "update", "alert", "alert-of-auditor"])
     func everyByte(_ name: String) throws {
         let original = Vectors.message(name)
         let topic = try #require(Vectors.accepted.first { $0.name == name }?.topic)
@@ -32,7 +32,7 @@ struct MutationTests {
     @Test("are read or refused by every decoder, never more", arguments: ["Envelope", "SenML"])
     func fuzz(_ name: String) throws {
         let target = try #require(FuzzTarget.telemetry.first { $0.name == name })
-        #expect(target.seeds.count == (name == "SenML" ? 1 : 5))
+        #expect(target.seeds.count == (name == "SenML" ? 1 : 7))
         target.fuzz(count: 30_000, seed: 9_052)
     }
 }

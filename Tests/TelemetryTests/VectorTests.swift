@@ -7,8 +7,8 @@ struct VectorTests {
     @Test("are all there")
     func areThere() {
         #expect(Vectors.parties.count == 6)
-        #expect(Vectors.accepted.count == 14)
-        #expect(Vectors.refused.count == 152)
+        #expect(Vectors.accepted.count == 19)
+        #expect(Vectors.refused.count == 190)
         #expect(Vectors.streams.count == 9)
     }
 
@@ -132,6 +132,35 @@ struct VectorTests {
         #expect(decoded.certificateChain == vector.certificateChain)
     }
 
+    @Test("say what they were made from: updates and alerts")
+    func updatesAndAlerts() throws {
+        let envelope = try Envelope.decode(Vectors.message("update"))
+        let update = try #require(envelope.update)
+        #expect(update.parameter == .sampleRate)
+        #expect(update.value == ExactDecimal("0.2").map { .number($0) })
+        #expect(update.unit == "s")
+        #expect(update.nonce.bytes == Array(0..<16))
+        #expect(update.batch?.bytes == Array(16..<32))
+        #expect(envelope.sequence == 7)
+        #expect(envelope.position == nil)
+        #expect(envelope.expires == Timestamp(seconds: 1_767_225_600 + 3_600))
+        #expect(envelope.audience?.rawValue == "spiffe://energy.example/auditor/home-1")
+        #expect(envelope.isFor(try SPIFFEID("spiffe://energy.example/auditor/home-1")))
+        #expect(!envelope.isFor(try SPIFFEID("spiffe://energy.example/auditor/home-2")))
+        #expect(
+            envelope.certificateChain == [Vectors.certificate("center-1"), Vectors.certificate("vector-intermediate")])
+        #expect(try Envelope.decode(Vectors.message("update-texts")).update?.value == .texts(["m1", "inverter.2"]))
+
+        let toAll = try Envelope.decode(Vectors.message("alert-to-all"))
+        #expect(toAll.audience == nil)
+        #expect(toAll.alert?.word.rawValue == "maintenance")
+        #expect(toAll.alert?.isRaised == true)
+        let over = try Envelope.decode(Vectors.message("alert-of-auditor"))
+        #expect(over.issuerRole == .auditor)
+        #expect(over.alert?.isRaised == false)
+        #expect(over.alert?.text == "m1 is read again")
+    }
+
     @Test("come out of our own encoder, byte for byte but the signature", arguments: Vectors.accepted)
     func encoder(_ vector: Vectors.Accepted) throws {
         // Labels that we never write.
@@ -139,7 +168,7 @@ struct VectorTests {
             return
         }
         let envelope = try Envelope.decode(hexBytes(vector.message) ?? [])
-        let signer = try Vectors.signer(envelope.kind == .receipts ? "center-1" : "home-1")
+        let signer = try Vectors.signer(envelope.issuerRole == .controlCenter ? "center-1" : "home-1")
         let message: SignedMessage
         if let position = envelope.position, let clock = envelope.clock {
             let payload: Payload =
@@ -152,6 +181,15 @@ struct VectorTests {
         } else if let hello = envelope.hello {
             message = try hello.signed(
                 issuedAt: envelope.issuedAt, chain: envelope.certificateChain, by: signer)
+        } else if let update = envelope.update {
+            message = try update.signed(
+                for: try #require(envelope.audience), sequence: try #require(envelope.sequence),
+                expires: try #require(envelope.expires), issuedAt: envelope.issuedAt,
+                chain: envelope.certificateChain, by: signer)
+        } else if let alert = envelope.alert {
+            message = try alert.signed(
+                for: envelope.audience, sequence: try #require(envelope.sequence),
+                expires: try #require(envelope.expires), issuedAt: envelope.issuedAt, by: signer)
         } else {
             message = try #require(envelope.receipts).signed(
                 about: try #require(envelope.subject), issuedAt: envelope.issuedAt, by: signer)

@@ -36,6 +36,14 @@ public struct AuditorConfiguration: Hashable, Sendable {
     public var streamsPerHour = 12
     /// How good the clock is.
     public var clockQuality = ClockQuality.informative
+    /// A meter that gives nothing for so long raises an alarm; 0: none does.
+    public var meterSilentAfter: Int64 = 0
+    /// With less room than so many bytes on the disk of the state directory, an alarm is raised.
+    public var minimumDiskSpace: Int64 = 256 << 20
+    /// A control center's clock may differ by so much before an alarm is raised.
+    public var maximumClockDifference: Int64 = 120 * second
+    /// Whether alarms go to the control center as signed alerts.
+    public var sendsAlerts = false
 
     public init(certificateChain: [[UInt8]]) {
         self.certificateChain = certificateChain
@@ -83,6 +91,21 @@ public struct Alarm: Hashable, Sendable, CustomStringConvertible {
         public static let certificateExpired = Kind(description: "certificate-expired")
         /// The next hop does not take a message.
         public static let refusedByBroker = Kind(description: "refused-by-broker")
+        /// A control center has changed a parameter.
+        public static let updateApplied = Kind(description: "update-applied")
+        /// An update, or an alert, was not taken.
+        public static let updateRefused = Kind(description: "update-refused")
+        /// A control center has something to say.
+        public static let controlCenterAlert = Kind(description: "control-center-alert")
+        /// A meter has given nothing for long.
+        public static let meterSilent = Kind(description: "meter-silent")
+        /// The disk of the state directory is nearly full.
+        public static let diskFilling = Kind(description: "disk-filling")
+        /// The clock differs from the control center's.
+        public static let clockOff = Kind(description: "clock-off")
+
+        /// Whether it concerns the control center: what it has said itself does not.
+        var isTold: Bool { self != .updateApplied && self != .controlCenterAlert }
     }
 
     public let kind: Kind
@@ -121,6 +144,11 @@ public struct AuditorStatistics: Hashable, Sendable {
     public var deadLetters = 0
     /// New streams after the first.
     public var restarts = 0
+    public var updatesApplied = 0
+    /// Updates and alerts that were not taken, repeats included.
+    public var updatesRefused = 0
+    /// Alerts of control centers that were shown.
+    public var alertsShown = 0
 
     public init() {}
 }

@@ -38,6 +38,10 @@ public struct AuditorMachine: Sendable {
         case controlCenterKeys([UInt8])
         /// A message on `control_center/crl`.
         case revocationList([UInt8])
+        /// A message below `control_center/updates/<ID>`, or on `control_center/alerts/<ID>` or `.../all`.
+        case told(topic: String, [UInt8], isRetained: Bool)
+        /// So many bytes are free on the disk of the state directory.
+        case diskSpace(Int64)
         /// The transaction is durable.
         case committed
         /// The transaction did not happen.
@@ -62,6 +66,8 @@ public struct AuditorMachine: Sendable {
         /// A revocation list, DER, that is verified and newer than the one before: to be kept, and to be asked about
         /// the broker.
         case keep(RevocationList)
+        /// A parameter has this value from now on; the transaction that says so is durable.
+        case set(Topic.Parameter, ParameterValue)
         case raise(Alarm)
         /// What was raised is over.
         case clear(Alarm.Kind)
@@ -71,7 +77,7 @@ public struct AuditorMachine: Sendable {
     public struct Publication: Hashable, Sendable {
         /// Names a publication when its fate is told.
         public struct Token: Hashable, Sendable {
-            /// The message's place in the outbox; 0 for a hello.
+            /// The message's place in the outbox; 0 for a hello or an alert.
             public let order: Int64
             /// Counts connections; what belongs to an earlier one is passed over.
             let connection: UInt64
@@ -101,6 +107,17 @@ public struct AuditorMachine: Sendable {
     private var committing: OutboxTransaction?
     private var retry: (at: Timestamp, delay: Int64)?
     private var committingReadings = 0
+    /// Parameters that the transaction sets.
+    private var committingSettings: [(Topic.Parameter, ParameterValue)] = []
+    /// What control centers have told, as it will be when everything signed so far is committed.
+    private var memory: ControlMemory
+    /// What they have told and is not looked at yet.
+    private var told: Deque<ControlMessage> = []
+    private var settings: [(Topic.Parameter, ParameterValue)] = []
+    private var answeredAt: Deque<Timestamp> = []
+    /// Whose readings are taken; nil for all.
+    private var enabledMeters: Set<MeterName>?
+    private var alerts = AlertOutbox()
     private var committingStatements = 0
 
     private var groups: Deque<Group> = []
@@ -137,7 +154,7 @@ public struct AuditorMachine: Sendable {
     /// What is being committed was signed under a former certificate: a hello must not leave it out.
     private var isCommittingFormer = false
 
-    private var active: Set<Alarm.Kind> = []
+    private var active: [Alarm.Kind: String] = [:]
     private var actions: [Action] = []
 
     private enum Link {
@@ -166,6 +183,8 @@ public struct AuditorMachine: Sendable {
 
     private struct MeterState {
         var lastReading: Timestamp?
+        /// When it gave its last reading.
+        var lastGiven: Timestamp
         var failedReads: Int64 = 0
     }
 
@@ -185,6 +204,8 @@ public struct AuditorMachine: Sendable {
             outbox.state ?? OutboxState(stream: StreamID(using: &random), previous: .zero, nextOrder: 1)
         self.isDirty = outbox.state == nil
         self.lastSignedAt = now
+        self.memory = outbox.memory
+        for (parameter, value) in self.parameters { self.set(parameter, value) }
     }
 
     // MARK: What the driver asks
@@ -232,7 +253,14 @@ public struct AuditorMachine: Sendable {
     }
 
     /// What was raised and is not over.
-    public var activeAlarms: Set<Alarm.Kind> { self.active }
+    public var activeAlarms: Set<Alarm.Kind> { Set(self.active.keys) }
+
+    /// The parameters that control centers have set; the others have the configuration's value.
+    public var parameters: [(Topic.Parameter, ParameterValue)] {
+        ParameterDefinition.all.compactMap { definition in
+            self.memory.value(of: definition.name).map { (definition.name, $0) }
+        }
+    }
 
     /// When ``Input/tick`` is due at the latest; `nil` if nothing waits for time.
     public var nextDeadline: Timestamp? {
@@ -240,6 +268,9 @@ public struct AuditorMachine: Sendable {
         if let retry { deadlines.append(retry.at) }
         if let signRetryAt { deadlines.append(signRetryAt) }
         if let open { deadlines.append(open.since.after(self.configuration.statementInterval)) }
+        if self.configuration.meterSilentAfter > 0, self.active[.meterSilent] == nil, !self.hasSourceEnded {
+            deadlines += self.meters.values.map { $0.lastGiven.after(self.configuration.meterSilentAfter) }
+        }
         if !self.isStopping { deadlines.append(self.lastSignedAt.after(self.configuration.heartbeatInterval)) }
         switch self.link {
         case .awaitingAnswer where self.isRevoked, .open where self.isRevoked: break
@@ -275,6 +306,9 @@ public struct AuditorMachine: Sendable {
             case .receipts(let bytes): try self.receive(bytes, now, outbox, &random)
             case .controlCenterKeys(let bytes): self.meetControlCenter(bytes, now)
             case .revocationList(let bytes): self.update(revocationList: bytes, now)
+            case .told(let topic, let bytes, let isRetained):
+                self.hear(ControlMessage(topic: topic, bytes: bytes, isRetained: isRetained))
+            case .diskSpace(let bytes): self.watchDisk(bytes)
             case .committed: self.committed(now, &random)
             case .commitFailed(let error): self.commitFailed(error, now)
             case .renewed(let signer, let chain): self.renew(signer, chain, outbox, now, &random)
@@ -299,12 +333,14 @@ public struct AuditorMachine: Sendable {
     ) throws(OutboxError) {
         self.closeGroup(now)
         self.watchLimits(outbox)
+        self.watchMeters(now)
         if self.committing == nil {
             // What is decided goes to disk before anything is signed on top of it.
             if !self.isDirty {
                 if self.state.resignBefore > 0 {
                     try self.signAnew(now, outbox)
                 } else {
+                    self.takeTold(now)
                     self.signGroups(now, outbox)
                     self.signHeartbeat(now, outbox)
                 }
@@ -324,12 +360,15 @@ public struct AuditorMachine: Sendable {
             try self.send(now, outbox)
         default: break
         }
+        self.sendAlerts(now)
     }
 
     // MARK: Readings
 
     private mutating func take(_ batches: [SourceBatch], _ now: Timestamp) {
         for batch in batches {
+            var batch = batch
+            if let enabledMeters { batch.readings.removeAll { !enabledMeters.contains($0.meter) } }
             if let flaw = batch.readings.lazy.compactMap(\.flaw).first {
                 self.sourceFailed(MeterSourceError(.value, "the source gives a reading that cannot be told: \(flaw)"))
                 return
@@ -349,7 +388,8 @@ public struct AuditorMachine: Sendable {
             for reading in batch.readings {
                 // The table of meters is bounded by what a heartbeat can tell.
                 guard self.meters.count < Heartbeat.maximumMeters || self.meters[reading.meter] != nil else { continue }
-                self.meters[reading.meter, default: MeterState()].lastReading = reading.time
+                self.meters[reading.meter, default: MeterState(lastGiven: now)].lastReading = reading.time
+                self.meters[reading.meter]?.lastGiven = now
             }
             if interval == 0 { self.closeGroup(now) }
         }
@@ -408,6 +448,8 @@ public struct AuditorMachine: Sendable {
                         payload, readings: payloads.count == 1 ? group.readings.count : nil, signedAt: now)
                 }
                 self.state.source = group.position
+                // Also where no meter of it is enabled: the source goes on behind it.
+                self.isDirty = true
                 self.groups.removeFirst()
                 summary.unreceipted += payloads.count
                 for entry in self.appended[count...] { summary.unreceiptedBytes += Int64(entry.bytes.count) }
@@ -545,6 +587,8 @@ public struct AuditorMachine: Sendable {
         let transaction = OutboxTransaction(changes: self.changes, appended: self.appended, state: self.state)
         self.changes = []
         self.appended = []
+        self.committingSettings = self.settings
+        self.settings = []
         self.isDirty = false
         self.committing = transaction
         self.actions.append(.commit(transaction))
@@ -562,6 +606,11 @@ public struct AuditorMachine: Sendable {
         self.statistics.statements += self.committingStatements
         self.committingReadings = 0
         self.committingStatements = 0
+        for (parameter, value) in self.committingSettings {
+            self.set(parameter, value)
+            self.actions.append(.set(parameter, value))
+        }
+        self.committingSettings = []
         self.clear(.outboxWrite)
         if case .awaitingState = self.link { self.sayHello(now, &random) }
     }
@@ -839,6 +888,8 @@ public struct AuditorMachine: Sendable {
         if self.restoredAt != nil { self.restoredAt = envelope.issuedAt }
         try self.settle(receipts, stream, now, outbox)
         self.link = .open(nonce)
+        self.watchClock(envelope.issuedAt, now)
+        self.alerts.reset(lasting: self.active.filter { $0.key.isTold })
         try self.compare(receipts, stream, envelope.issuedAt, now, outbox, &random)
     }
 
@@ -1051,18 +1102,245 @@ public struct AuditorMachine: Sendable {
 
     /// Raises what lasts: once, until it is over.
     private mutating func raise(_ kind: Alarm.Kind, _ text: String) {
-        guard self.active.insert(kind).inserted else { return }
+        guard self.active.updateValue(text, forKey: kind) == nil else { return }
         self.actions.append(.raise(Alarm(kind, text)))
+        self.alerts.raise(kind, text)
     }
 
     /// Raises what has happened and is over.
     private mutating func announce(_ kind: Alarm.Kind, _ text: String) {
         self.actions.append(.raise(Alarm(kind, text)))
+        if kind.isTold { self.alerts.raise(kind, text) }
     }
 
     private mutating func clear(_ kind: Alarm.Kind) {
-        guard self.active.remove(kind) != nil else { return }
+        guard self.active.removeValue(forKey: kind) != nil else { return }
         self.actions.append(.clear(kind))
+        self.alerts.clear(kind)
+    }
+
+    // MARK: Updates and alerts
+
+    /// So many messages of a control center wait to be looked at while something else has to be finished; it sends
+    /// again what has no answer.
+    private static let maximumTold = 64
+    /// So many refusals are answered in a minute: whoever replays updates must not fill the stream.
+    private static let refusalsPerMinute = 10
+
+    private mutating func hear(_ message: ControlMessage) {
+        guard self.told.count < Self.maximumTold else {
+            self.statistics.updatesRefused += 1
+            return
+        }
+        self.told.append(message)
+    }
+
+    /// The nonce of the newest hello.
+    private var nonce: Nonce? {
+        switch self.link {
+        case .awaitingAnswer(let nonce, _), .open(let nonce): nonce
+        case .down, .awaitingState: nil
+        }
+    }
+
+    /// Judges what control centers have told. What becomes of an update, and the result that says so, is one
+    /// transaction.
+    private mutating func takeTold(_ now: Timestamp) {
+        while let message = self.told.popFirst() {
+            let gate = ControlGate(
+                auditor: self.signer.issuer, trust: self.trust, nonce: self.nonce,
+                clock: self.configuration.clockQuality, now: now)
+            let controlCenters = self.controlCenters
+            switch gate.judge(message, memory: self.memory, controlCenter: { controlCenters[$0] }) {
+            case .apply(let update, let value): self.apply(update, value, now)
+            case .applied(let update, let former):
+                self.answer(update, isApplied: true, former.reason, now)
+            case .show(let alert, let isPersonal): self.show(alert, isPersonal, now)
+            case .repeated: self.statistics.updatesRefused += 1
+            case .ignore(let refusal):
+                self.statistics.updatesRefused += 1
+                if self.mayAnswer(now) {
+                    self.announce(.updateRefused, "a message on \(message.topic.prefix(200)) was not taken: \(refusal)")
+                }
+            case .refuse(let update, let refusal):
+                self.statistics.updatesRefused += 1
+                guard self.mayAnswer(now) else { continue }
+                self.answer(update, isApplied: false, refusal.description, now)
+                self.announce(.updateRefused, "\(update.content.parameter) of \(update.controller.id): \(refusal)")
+            }
+        }
+    }
+
+    private mutating func mayAnswer(_ now: Timestamp) -> Bool {
+        while let first = self.answeredAt.first, now.nanoseconds - first.nanoseconds > 60_000_000_000 || now < first {
+            self.answeredAt.removeFirst()
+        }
+        guard self.answeredAt.count < Self.refusalsPerMinute else { return false }
+        self.answeredAt.append(now)
+        return true
+    }
+
+    private mutating func apply(_ update: ControlGate.Told<Update>, _ value: ParameterValue, _ now: Timestamp) {
+        let parameter = update.content.parameter
+        let former = self.memory.settings[parameter.rawValue]
+        self.memory.settings[parameter.rawValue] = ControlMemory.Setting(
+            value: value.description, update: update.id.description, controller: update.controller.rawValue,
+            appliedAt: now.nanoseconds)
+        guard self.answer(update, isApplied: true, nil, now) else {
+            self.memory.settings[parameter.rawValue] = former
+            return
+        }
+        self.settings.append((parameter, value))
+        self.statistics.updatesApplied += 1
+        self.announce(
+            .updateApplied,
+            "\(parameter) is \(value)\(update.content.unit.map { " " + $0 } ?? "") now, by \(update.controller.id)")
+    }
+
+    /// Signs what became of an update, and remembers it.
+    ///
+    /// - Returns: Whether that could be signed; if not, nothing has changed, and the update comes again.
+    @discardableResult
+    private mutating func answer(
+        _ update: ControlGate.Told<Update>, isApplied: Bool, _ reason: String?, _ now: Timestamp
+    ) -> Bool {
+        let parameter = update.content.parameter
+        let reason = reason.map { Self.short($0, UpdateResult.maximumReasonLength) }
+        guard
+            self.append(
+                UpdateResult(
+                    update: update.id, isApplied: isApplied, reason: reason, value: self.memory.value(of: parameter)),
+                now)
+        else { return false }
+        if update.sequence > self.memory.lastSequences[update.controller.rawValue] ?? 0,
+            update.content.nonce == self.nonce
+        {
+            self.memory.remember(sequence: update.sequence, of: update.controller)
+        }
+        self.memory.remember(
+            ControlMemory.Handled(
+                update: update.id.description, controller: update.controller.rawValue,
+                batch: update.content.batch?.description, parameter: parameter.rawValue, isApplied: isApplied,
+                reason: reason))
+        self.remember()
+        return true
+    }
+
+    private mutating func show(_ alert: ControlGate.Told<Alert>, _ isPersonal: Bool, _ now: Timestamp) {
+        guard self.append(UpdateResult(update: alert.id, isApplied: true, reason: "shown"), now) else { return }
+        self.memory.remember(
+            ControlMemory.ShownAlert(
+                controller: alert.controller.rawValue, sequence: alert.sequence, word: alert.content.word.rawValue,
+                text: alert.content.text, isRaised: alert.content.isRaised, isPersonal: isPersonal,
+                shownAt: now.nanoseconds))
+        self.remember()
+        self.statistics.alertsShown += 1
+        self.announce(
+            .controlCenterAlert,
+            "\(alert.controller.id): \(alert.content.word)\(alert.content.isRaised ? "" : " is over"): \(alert.content.text)"
+        )
+    }
+
+    private mutating func append(_ result: UpdateResult, _ now: Timestamp) -> Bool {
+        do {
+            try self.append(try Payload.result(result, of: self.signer.issuer.id), readings: 0, signedAt: now)
+            return true
+        } catch {
+            self.signingFailed(error, now)
+            return false
+        }
+    }
+
+    /// The memory goes to disk with what is signed.
+    private mutating func remember() {
+        self.changes.removeAll { if case .remember = $0 { true } else { false } }
+        self.changes.append(.remember(self.memory))
+        self.isDirty = true
+    }
+
+    private static func short(_ text: String, _ limit: Int) -> String {
+        var text = text
+        while text.utf8.count > limit { text.removeLast() }
+        return text
+    }
+
+    /// Parameters of the machine itself.
+    private mutating func set(_ parameter: Topic.Parameter, _ value: ParameterValue) {
+        switch (parameter, value) {
+        case (.statementInterval, .number(let number)):
+            if let interval = number.nanoseconds { self.configuration.statementInterval = interval }
+        case (.outboxLimit, .number(let number)):
+            self.configuration.maximumOutboxMessages = Int(number.mantissa)
+        case (.metersEnabled, .texts(let names)):
+            let meters = names.compactMap { try? MeterName($0) }
+            self.enabledMeters = meters.isEmpty ? nil : Set(meters)
+            // What is not to be told of cannot be silent.
+            if let enabledMeters { self.meters = self.meters.filter { enabledMeters.contains($0.key) } }
+        default: break
+        }
+    }
+
+    private mutating func sendAlerts(_ now: Timestamp) {
+        guard self.configuration.sendsAlerts, self.isOpen else { return }
+        while let (alert, sequence) = self.alerts.next(at: now) {
+            do {
+                let message = try Self.sign(alert, sequence, now, self.signer)
+                self.actions.append(
+                    .publish(
+                        Publication(
+                            token: Publication.Token(order: 0, connection: self.connection),
+                            topic: .auditorAlerts(self.signer.issuer.id), bytes: message.bytes)))
+            } catch {
+                // The alarm about the key that does not sign is in the log.
+                return
+            }
+        }
+    }
+
+    private static func sign(
+        _ alert: Alert, _ sequence: Int64, _ now: Timestamp, _ signer: some Signer
+    ) throws -> SignedMessage {
+        try alert.signed(
+            sequence: sequence, expires: now.after(86_400_000_000_000), issuedAt: now, by: signer)
+    }
+
+    // MARK: Watching
+
+    private mutating func watchMeters(_ now: Timestamp) {
+        let limit = self.configuration.meterSilentAfter
+        guard limit > 0, !self.hasSourceEnded else { return }
+        let silent = self.meters.filter { now >= $0.value.lastGiven.after(limit) }.map(\.key.rawValue).sorted()
+        if silent.isEmpty {
+            self.clear(.meterSilent)
+        } else {
+            self.raise(
+                .meterSilent,
+                "nothing from \(silent.joined(separator: ", ")) for \(limit / 1_000_000_000) s; look at meter and cable"
+            )
+        }
+    }
+
+    private mutating func watchDisk(_ bytes: Int64) {
+        let minimum = self.configuration.minimumDiskSpace
+        if bytes < minimum {
+            self.raise(.diskFilling, "\(bytes >> 20) MiB are free on the disk of the state directory; make room")
+        } else if bytes > minimum + minimum / 4 {
+            self.clear(.diskFilling)
+        }
+    }
+
+    /// - Parameter issuedAt: When the control center signed the answer to the newest hello.
+    private mutating func watchClock(_ issuedAt: Timestamp, _ now: Timestamp) {
+        let (difference, overflow) = now.nanoseconds.subtractingReportingOverflow(issuedAt.nanoseconds)
+        let limit = self.configuration.maximumClockDifference
+        if overflow || difference.magnitude > limit.magnitude {
+            self.raise(
+                .clockOff,
+                "the clock is \(difference / 1_000_000_000) s off the control center's; set it, and let something keep it"
+            )
+        } else {
+            self.clear(.clockOff)
+        }
     }
 }
 

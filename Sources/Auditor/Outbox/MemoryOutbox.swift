@@ -6,6 +6,7 @@ public import Telemetry
 public struct MemoryOutbox: OutboxStore, Hashable, Sendable {
     public private(set) var state: OutboxState?
     public private(set) var summary = OutboxSummary()
+    public private(set) var memory = ControlMemory()
     /// In order.
     private var kept: [Kept] = []
     private var letters: [DeadLetter] = []
@@ -74,6 +75,8 @@ public struct MemoryOutbox: OutboxStore, Hashable, Sendable {
                 bytes -= kept.size
                 return true
             }
+        case .remember(let memory):
+            self.memory = memory
         }
     }
 

@@ -132,6 +132,8 @@ public enum OutboxChange: Hashable, Sendable {
     /// Forgets messages of the ring: those with a receipt from before a time, then the oldest while there are
     /// more bytes than the limit.
     case trimRing(receiptedBefore: Timestamp, maximumBytes: Int64)
+    /// What control centers have told, as it is now.
+    case remember(ControlMemory)
 }
 
 /// Everything that becomes durable together, or not at all: changes first, in their order, then new messages,

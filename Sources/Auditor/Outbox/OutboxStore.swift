@@ -7,6 +7,9 @@ public protocol OutboxReader {
 
     var summary: OutboxSummary { get }
 
+    /// What control centers have told.
+    var memory: ControlMemory { get }
+
     /// Messages without a receipt, in order.
     ///
     /// - Parameters:

@@ -20,6 +20,7 @@ public final class SQLiteOutbox: OutboxStore {
 
     public private(set) var state: OutboxState?
     public private(set) var summary = OutboxSummary()
+    public private(set) var memory = ControlMemory()
 
     private let database: DatabaseQueue
     private let lock: StateLock?
@@ -170,6 +171,11 @@ public final class SQLiteOutbox: OutboxStore {
                     );
                     """)
         }
+        migrator.registerMigration("updates") { database in
+            // One row, in JSON: it is small, changes seldom, and is read at start.
+            try database.execute(
+                sql: "CREATE TABLE control (id INTEGER PRIMARY KEY CHECK (id = 1), memory TEXT NOT NULL)")
+        }
         return migrator
     }
 
@@ -203,6 +209,7 @@ public final class SQLiteOutbox: OutboxStore {
         }
         self.summary = summary
         self.state = transaction.state
+        for case .remember(let memory) in transaction.changes { self.memory = memory }
     }
 
     private static func store(_ state: OutboxState, _ summary: OutboxSummary, _ database: Database) throws {
@@ -271,6 +278,9 @@ public final class SQLiteOutbox: OutboxStore {
                 &summary, database)
         case .trimRing(let limit, let maximum):
             try Self.trimRing(before: limit, maximum: maximum, &summary, database)
+        case .remember(let memory):
+            let text = String(decoding: try JSONEncoder().encode(memory), as: UTF8.self)
+            try Self.run("REPLACE INTO control (id, memory) VALUES (1, ?)", [text], database)
         }
     }
 
@@ -328,6 +338,17 @@ public final class SQLiteOutbox: OutboxStore {
     // MARK: Reading
 
     private func load() throws(OutboxError) {
+        self.memory = try self.read { database in
+            // An outbox that was not opened by this version yet may have no such table.
+            guard try database.tableExists("control"),
+                let text = try String.fetchOne(database, sql: "SELECT memory FROM control")
+            else { return ControlMemory() }
+            do {
+                return try JSONDecoder().decode(ControlMemory.self, from: Data(text.utf8))
+            } catch {
+                throw OutboxError(.corrupt, "what control centers have told is damaged in the outbox")
+            }
+        }
         let (state, summary) = try self.read { database -> (OutboxState?, OutboxSummary) in
             var summary = OutboxSummary()
             guard let row = try Row.fetchOne(database, sql: "SELECT * FROM state") else { return (nil, summary) }

@@ -1,4 +1,5 @@
 import DequeModule
+import Foundation
 import Identity
 import Logging
 import MQTT
@@ -17,11 +18,11 @@ actor AuditorCore {
     private let bus: any MessageBus
     private let options: AuditorService.Options
     private let now: @Sendable () -> Timestamp
-    private let logger: Logger
+    private var logger: Logger
     private let report: ReportBox
     private let receiptsTopic: String
     private let measuresName: TopicName?
-    private let helloName: TopicName?
+    private let toldPrefixes: [String]
 
     private var source: any MeterSource
     private var outbox: any OutboxStore
@@ -40,6 +41,11 @@ actor AuditorCore {
     private var isBusClosed = false
     /// Everything that the source gave was dealt with once; a heartbeat may be on its way since.
     private var hasFinished = false
+    /// SAMPLE_RATE in nanoseconds, where the source does not keep it itself.
+    private var pace: Int64?
+    /// When the next batch is due at that pace.
+    private var paced: Timestamp?
+    private var nextDiskLook = Timestamp(nanoseconds: .min)
 
     private var waiter: CheckedContinuation<Void, Never>?
     private var waits: UInt64 = 0
@@ -61,6 +67,18 @@ actor AuditorCore {
         var machine = AuditorMachine(
             configuration: configuration, signer: signer, trust: trust, outbox: outbox, now: now(), random: &random)
         if let controlCenter { machine.know(controlCenter) }
+        var logger = logger
+        for (parameter, value) in machine.parameters {
+            switch (parameter, value) {
+            case (.sampleRate, .number(let number)):
+                if let interval = number.nanoseconds, !source.sample(every: interval, takesBack: false, at: nil) {
+                    self.pace = interval
+                }
+            case (.logLevel, .text(let level)):
+                if let level = Logger.Level(rawValue: level) { logger.logLevel = level }
+            default: break
+            }
+        }
         self.executor = ThreadExecutor(label: "auditor \(id)")
         self.bus = bus
         self.source = source
@@ -72,7 +90,7 @@ actor AuditorCore {
         self.report = report
         self.receiptsTopic = Topic.receipts(id).description
         self.measuresName = try? TopicName(Topic.measures(id).description)
-        self.helloName = try? TopicName(Topic.hello(id).description)
+        self.toldPrefixes = ["control_center/updates/", "control_center/alerts/"]
         self.outbox = outbox
     }
 
@@ -138,6 +156,8 @@ actor AuditorCore {
             case self.receiptsTopic where !delivery.isRetained: self.process(.receipts(bytes))
             case "control_center/keys": self.process(.controlCenterKeys(bytes))
             case "control_center/crl": self.process(.revocationList(bytes))
+            case let topic where self.toldPrefixes.contains(where: topic.hasPrefix):
+                self.process(.told(topic: topic, bytes, isRetained: delivery.isRetained))
             default: break
             }
             // What it changed is on disk, or will be asked for again.
@@ -153,6 +173,7 @@ actor AuditorCore {
             try Task.checkCancellation()
             let now = self.now()
             if let deadline = self.machine.nextDeadline, deadline <= now { self.process(.tick) }
+            self.lookAtDisk(now)
             let hasRead = self.readSource(now)
             self.publishReport()
             if self.hasFinished, self.options.drains || self.sourceError != nil { self.stop() }
@@ -200,6 +221,11 @@ actor AuditorCore {
                 guard self.due(next, now) <= now else { break }
                 batches.append(next)
                 self.next = nil
+                if let pace {
+                    // What was missed while nothing could be read is not made up for by a burst.
+                    let due = (self.paced ?? now).advanced(byNanoseconds: pace)
+                    self.paced = max(due, now)
+                }
             }
         } catch {
             self.isSourceDone = true
@@ -215,6 +241,7 @@ actor AuditorCore {
     }
 
     private func due(_ batch: SourceBatch, _ now: Timestamp) -> Timestamp {
+        if self.pace != nil { return self.paced ?? now }
         switch self.options.speed {
         case .unlimited: return now
         case .live: return batch.available
@@ -225,6 +252,28 @@ actor AuditorCore {
             guard distance < 1e18 else { return Timestamp(nanoseconds: .max) }
             return Timestamp(nanoseconds: anchor.clock.nanoseconds &+ Int64(distance))
         }
+    }
+
+    /// SAMPLE_RATE: a simulated meter is read so often; of what is replayed, one instant comes each time.
+    private func sample(every interval: Int64) {
+        let now = self.options.speed == .live ? self.now() : nil
+        if self.source.sample(every: interval, takesBack: self.next != nil, at: now) {
+            self.next = nil
+        } else {
+            self.pace = interval
+            self.paced = nil
+        }
+        self.wake()
+    }
+
+    private func lookAtDisk(_ now: Timestamp) {
+        guard let directory = self.options.stateDirectory, now >= self.nextDiskLook else { return }
+        self.nextDiskLook = now.advanced(byNanoseconds: 60_000_000_000)
+        var status = statvfs()
+        guard statvfs(directory, &status) == 0 else { return }
+        let (bytes, overflow) = Int64(clamping: status.f_bavail).multipliedReportingOverflow(
+            by: Int64(clamping: status.f_frsize))
+        self.process(.diskSpace(overflow ? .max : bytes))
     }
 
     // MARK: The machine
@@ -255,6 +304,11 @@ actor AuditorCore {
             self.publish(publication)
         case .keep(let list):
             self.options.keepRevocationList?(list)
+        case .set(.sampleRate, .number(let number)):
+            if let interval = number.nanoseconds { self.sample(every: interval) }
+        case .set(.logLevel, .text(let level)):
+            if let level = Logger.Level(rawValue: level) { self.logger.logLevel = level }
+        case .set: break
         case .raise(let alarm):
             self.logger.warning("\(alarm.text)", metadata: ["alarm": "\(alarm.kind)"])
         case .clear(let kind):
@@ -263,7 +317,12 @@ actor AuditorCore {
     }
 
     private func publish(_ publication: AuditorMachine.Publication) {
-        let name = if case .hello = publication.topic { self.helloName } else { self.measuresName }
+        let name: TopicName? =
+            if case .measures = publication.topic {
+                self.measuresName
+            } else {
+                try? TopicName(publication.topic.description)
+            }
         guard let name else { return }
         // It begins at once, so that messages reach the bus in their order.
         Task.immediate {

@@ -46,6 +46,8 @@ public final class AuditorService: Service {
         /// Called with each revocation list that is verified and newer than the one before: to keep it, and to look
         /// at the broker again. Called on the auditor's own thread, which may wait for a disk.
         public var keepRevocationList: (@Sendable (RevocationList) -> Void)?
+        /// Where the outbox is: when its disk fills, an alarm is raised. `nil`: nobody looks.
+        public var stateDirectory: String?
 
         public init() {}
     }
@@ -80,7 +82,8 @@ public final class AuditorService: Service {
 
     /// What an auditor subscribes to.
     public static func subscriptions(for id: Identifier) -> [TopicFilter] {
-        [Topic.keys, Topic.crl, Topic.receipts(id)].compactMap { try? TopicFilter($0.description) }
+        let topics = [Topic.keys, .crl, .receipts(id), .alerts(id), .alertsToAll].map(\.description)
+        return (topics + ["control_center/updates/\(id)/#"]).compactMap { try? TopicFilter($0) }
     }
 
     /// Goes on under a new certificate of the same auditor, without losing anything: a hello under it comes next.

@@ -18,6 +18,19 @@ public protocol MeterSource: Sendable {
     /// - Returns: `nil` at the end of the source.
     /// - Throws: ``MeterSourceError``; the source gives nothing more then.
     mutating func next() throws(MeterSourceError) -> SourceBatch?
+
+    /// Reads the meter at another rate from now on.
+    ///
+    /// - Parameters:
+    ///   - interval: Nanoseconds between two readings.
+    ///   - takesBack: The newest batch was not used: what it covers is read anew.
+    ///   - now: For a source that lives in time; what was before is not read at the new rate. `nil` for a replay.
+    /// - Returns: Whether it is a source that can; the auditor gives the batches of others at that rate instead.
+    mutating func sample(every interval: Int64, takesBack: Bool, at now: Timestamp?) -> Bool
+}
+
+extension MeterSource {
+    public mutating func sample(every interval: Int64, takesBack: Bool, at now: Timestamp?) -> Bool { false }
 }
 
 /// Readings that belong together, of one instant or one line: never divided between two statements.

@@ -7,7 +7,8 @@ public import Telemetry
 /// The load has a day's curve, a refrigerator, appliances that come and go, and noise; the roof has the sun's
 /// height, the season and passing clouds. Every number is a function of the seed and the time alone, so that the
 /// same home has the same past whenever it is asked, and a source that resumes goes on as if it had never stopped.
-/// Energy is exact to the watt-hour, and the registers are the sums of the intervals to the last digit.
+/// Energy is exact to the watt-hour, over less than a minute to a thousandth of it, and the registers are the sums of
+/// the intervals to the last digit.
 public struct SimulatedHome: MeterSource {
     /// What kind of home it is.
     public struct Configuration: Hashable, Sendable {
@@ -34,79 +35,120 @@ public struct SimulatedHome: MeterSource {
 
     private let configuration: Configuration
     private let character: Character
-    /// The start of the first interval; the configuration's, until a position says otherwise.
-    private var start: Timestamp
-    /// How many intervals have been given.
-    private var index: Int64 = 0
-    /// The registers, in Wh.
-    private var consumed: Int64
-    private var produced: Int64
+    /// The length of an interval in nanoseconds; the configuration's, until ``sample(every:takesBack:at:)``.
+    private var interval: Int64
+    /// The next interval is as long as it takes to end here.
+    private var cut: Int64?
+    private var state: State
+    /// Before the newest batch.
+    private var former: State
+
+    private struct State {
+        /// The start of the next interval, nanoseconds since 1970.
+        var next: Int64
+        /// How many intervals have been given.
+        var index: Int64 = 0
+        /// The registers, in thousandths of a Wh.
+        var consumed: Int64
+        var produced: Int64
+    }
 
     public init(_ configuration: Configuration) {
         self.configuration = configuration
         self.character = Character(seed: configuration.seed)
-        self.start = configuration.start
-        self.consumed = self.character.consumedBefore
-        self.produced = self.character.producedBefore
+        self.interval = Int64(configuration.interval) * 1_000_000_000
+        self.state = State(
+            next: configuration.start.nanoseconds, consumed: self.character.consumedBefore * 1_000,
+            produced: self.character.producedBefore * 1_000)
+        self.former = self.state
     }
 
-    /// Continues; the position remembers the registers and when the home began, whatever the configuration says.
+    /// Continues; the position remembers the registers and where the home is, whatever the configuration says.
     public mutating func resume(at position: SourcePosition) throws(MeterSourceError) {
-        var coder = PositionCoder(bytes: position.bytes)
-        guard coder.read(UInt8.self) == 2, let seed: UInt64 = coder.read(), let interval: Int64 = coder.read(),
-            let start: Int64 = coder.read(), let index: Int64 = coder.read(), let consumed: Int64 = coder.read(),
-            let produced: Int64 = coder.read(), coder.bytes.isEmpty,
-            seed == self.configuration.seed, interval == Int64(self.configuration.interval)
-        else {
+        guard let state = self.state(at: position) else {
             throw MeterSourceError(
                 .changed,
                 "the state directory belongs to another source or another home; give this one a state directory of its own"
             )
         }
-        self.start = Timestamp(nanoseconds: start)
-        self.index = index
-        self.consumed = consumed
-        self.produced = produced
+        self.state = state
+        self.former = state
+    }
+
+    private func state(at position: SourcePosition) -> State? {
+        var coder = PositionCoder(bytes: position.bytes)
+        guard let version: UInt8 = coder.read(), let seed: UInt64 = coder.read(), seed == self.configuration.seed,
+            let first: Int64 = coder.read(), let second: Int64 = coder.read(), let third: Int64 = coder.read(),
+            let consumed: Int64 = coder.read()
+        else { return nil }
+        switch version {
+        case 2:
+            // Interval in seconds, start, index and registers in Wh, as homes of one rate had them.
+            guard let produced: Int64 = coder.read(), coder.bytes.isEmpty, (1...86_400).contains(first),
+                (0...Timestamp.wireSecondsLimit).contains(third)
+            else { return nil }
+            return State(
+                next: second &+ first &* third &* 1_000_000_000, index: third, consumed: consumed &* 1_000,
+                produced: produced &* 1_000)
+        case 3:
+            guard coder.bytes.isEmpty else { return nil }
+            return State(next: first, index: second, consumed: third, produced: consumed)
+        default: return nil
+        }
+    }
+
+    public mutating func sample(every interval: Int64, takesBack: Bool, at now: Timestamp?) -> Bool {
+        self.interval = min(max(interval, 1_000_000), Self.longest)
+        if takesBack { self.state = self.former }
+        self.cut = now?.nanoseconds
+        return true
     }
 
     public mutating func next() throws(MeterSourceError) -> SourceBatch? {
-        if let count = self.configuration.count, self.index >= Int64(count) { return nil }
-        let interval = Int64(self.configuration.interval)
-        let (offset, overflow) = self.index.multipliedReportingOverflow(by: interval)
-        let seconds = self.start.seconds + (overflow ? Timestamp.wireSecondsLimit : offset)
-        guard seconds >= 1 << 28, seconds + interval < Timestamp.wireSecondsLimit else { return nil }
-        let energy = self.character.energy(from: seconds, interval: interval)
-        self.consumed += energy.consumed
-        self.produced += energy.produced
-        self.index += 1
-        let begin = Timestamp(seconds: seconds)
-        let end = Timestamp(seconds: seconds + interval)
+        if let count = self.configuration.count, self.state.index >= Int64(count) { return nil }
+        let limit = Timestamp.wireSecondsLimit * 1_000_000_000
+        guard self.state.next >= (1 << 28) * 1_000_000_000, self.state.next < limit - self.interval else { return nil }
+        self.former = self.state
+        let past = (self.cut ?? 0) - self.state.next
+        let length = past > self.interval && past <= Self.longest ? past : self.interval
+        self.cut = nil
+        let energy = self.character.energy(from: self.state.next, interval: length)
+        self.state.consumed += energy.consumed
+        self.state.produced += energy.produced
+        self.state.index += 1
+        self.state.next += length
+        let begin = Timestamp(nanoseconds: self.former.next)
+        let end = Timestamp(nanoseconds: self.state.next)
         let readings = [
-            self.reading(.consumption, begin, interval, energy.consumed),
-            self.reading(.production, begin, interval, energy.produced),
-            self.reading(.consumptionTotal, end, nil, self.consumed),
-            self.reading(.productionTotal, end, nil, self.produced),
+            self.reading(.consumption, begin, length, energy.consumed),
+            self.reading(.production, begin, length, energy.produced),
+            self.reading(.consumptionTotal, end, nil, self.state.consumed),
+            self.reading(.productionTotal, end, nil, self.state.produced),
         ]
         return SourceBatch(readings: readings, available: end, position: self.position)
     }
 
+    /// The longest interval, in nanoseconds.
+    private static let longest: Int64 = 86_400_000_000_000
+
     private var position: SourcePosition {
         var coder = PositionCoder()
-        coder.write(UInt8(2))
+        coder.write(UInt8(3))
         coder.write(self.configuration.seed)
-        coder.write(Int64(self.configuration.interval))
-        coder.write(self.start.nanoseconds)
-        coder.write(self.index)
-        coder.write(self.consumed)
-        coder.write(self.produced)
+        coder.write(self.state.next)
+        coder.write(self.state.index)
+        coder.write(self.state.consumed)
+        coder.write(self.state.produced)
         return SourcePosition(bytes: coder.bytes)
     }
 
-    private func reading(_ quantity: Quantity, _ time: Timestamp, _ interval: Int64?, _ wattHours: Int64) -> Reading {
-        Reading(
-            meter: self.configuration.meter, quantity: quantity, unit: .kilowattHour, time: time,
-            interval: interval.map { $0 * 1_000_000_000 },
-            value: ExactDecimal(mantissa: wattHours, exponent: -3))
+    /// In kWh; with the digits of thousandths of a Wh only where they are not zeros, or the interval is short.
+    private func reading(_ quantity: Quantity, _ time: Timestamp, _ interval: Int64?, _ energy: Int64) -> Reading {
+        let isCoarse = energy % 1_000 == 0 && self.interval >= Character.coarse
+        return Reading(
+            meter: self.configuration.meter, quantity: quantity, unit: .kilowattHour, time: time, interval: interval,
+            value: isCoarse
+                ? ExactDecimal(mantissa: energy / 1_000, exponent: -3) : ExactDecimal(mantissa: energy, exponent: -6))
     }
 }
 
@@ -143,18 +185,29 @@ private struct Character: Hashable {
         self.producedBefore = Int64(draw(9, 500_000...25_000_000))
     }
 
-    /// The energy of one interval in Wh, summed over at most 60 moments in it.
+    /// From this interval on, in nanoseconds, energy is given in whole Wh.
+    static let coarse: Int64 = 60_000_000_000
+
+    /// The energy of one interval in thousandths of a Wh, summed over at most 60 moments in it.
+    ///
+    /// - Parameters:
+    ///   - start: Nanoseconds since 1970.
+    ///   - interval: In nanoseconds.
     func energy(from start: Int64, interval: Int64) -> (consumed: Int64, produced: Int64) {
-        let steps = min(60, max(1, interval / 60))
-        let length = Double(interval) / Double(steps)
+        let steps = min(60, max(1, interval / Self.coarse))
+        let length = Double(interval) / 1e9 / Double(steps)
         var load = 0.0
         var sun = 0.0
         for step in 0..<steps {
-            let time = Double(start) + (Double(step) + 0.5) * length
+            let time = Double(start) / 1e9 + (Double(step) + 0.5) * length
             load += self.load(at: time) * length
             sun += self.sun(at: time) * length
         }
-        return (Int64((load / 3_600).rounded()), Int64((sun / 3_600).rounded()))
+        func rounded(_ wattSeconds: Double) -> Int64 {
+            interval >= Self.coarse
+                ? Int64((wattSeconds / 3_600).rounded()) * 1_000 : Int64((wattSeconds / 3.6).rounded())
+        }
+        return (rounded(load), rounded(sun))
     }
 
     /// Watts taken at a moment.

@@ -1,4 +1,5 @@
 import COSE
+import CoreFoundation
 import Crypto
 import Foundation
 import Identity

@@ -1,4 +1,4 @@
-import Identity
+public import Identity
 public import LiCore
 public import PKI
 public import Telemetry
@@ -12,6 +12,8 @@ public struct IngestStep: Sendable {
     public internal(set) var batch = CommitBatch()
     /// What auditors are told, in this order.
     public internal(set) var receipts: [ReceiptDraft] = []
+    /// Whose hello came, and its nonce: what waits for that auditor can be signed now.
+    public internal(set) var nonces: [(auditor: SPIFFEID, nonce: Nonce)] = []
     /// How many messages met which reason, by claimed ID; `duplicate` and held ones too. For logs and metrics.
     public var counts: [CommitBatch.Count: Int64] { self.batch.counts }
 }
@@ -31,6 +33,7 @@ public struct IngestCore<Store: LedgerStore> {
         var order: Order
         var spiffeID: SPIFFEID
         var told: TokenBucket
+        var alerts: TokenBucket
         var lastUsed: UInt64
     }
 
@@ -219,6 +222,8 @@ public struct IngestCore<Store: LedgerStore> {
             try self.take(hello, at: now)
         case .measure(let measure):
             try self.take(measure, at: now)
+        case .alert(let alert):
+            try self.take(alert, at: now)
         case .unknownCertificate(let decoded):
             guard try self.loadCertificate(decoded.envelope.certificateHash) else {
                 try self.hold(.certificateUnknown, topic: decoded.arrival.topic)
@@ -376,6 +381,38 @@ public struct IngestCore<Store: LedgerStore> {
         }
         for leaf in hello.former { try self.register(former: leaf, hello, at: now) }
         self.hellos.append((spiffeID.rawValue, hello.hello))
+        self.step.nonces.append((spiffeID, hello.hello.nonce))
+    }
+
+    private mutating func take(_ alert: VerifiedAlert, at now: Timestamp) throws {
+        let arrival = alert.decoded.arrival
+        let envelope = alert.decoded.envelope
+        let hash = envelope.certificateHash
+        // It may be gone from memory since the signature was verified.
+        if self.examiner.directory[hash] == nil { _ = try self.loadCertificate(hash) }
+        guard let certificate = self.examiner.directory[hash] else {
+            return try self.hold(.certificateUnknown, topic: arrival.topic)
+        }
+        switch self.standing(of: certificate, hash, at: now) {
+        case .good: break
+        case .expired:
+            return try self.quarantine(arrival, Refusal(.expired, "the certificate is outside of its validity"), at: now)
+        case .refused(let reason):
+            return try self.quarantine(arrival, Refusal(reason, "the certificate does not stand"), at: now)
+        case .held: return try self.hold(.busy, topic: arrival.topic)
+        }
+        guard now < alert.expires else {
+            return try self.quarantine(
+                arrival, Refusal(.expired, "it was to be shown before \(alert.expires)"), at: now)
+        }
+        let index = try self.partyIndex(alert.signer, at: now)
+        guard self.parties.values[index].alerts.take(at: now) else {
+            return try self.hold(.busy, topic: arrival.topic)
+        }
+        self.step.batch.auditorAlerts.append(
+            CommitBatch.AuditorAlert(
+                auditor: self.parties.values[index].order.auditor, id: envelope.id, sequence: alert.sequence,
+                alert: alert.alert, certificate: certificate.number, received: now, bytes: arrival.bytes))
     }
 
     /// Remembers a certificate of which the chain was just verified.
@@ -485,6 +522,7 @@ public struct IngestCore<Store: LedgerStore> {
         self.parties[key] = Party(
             order: order, spiffeID: spiffeID,
             told: TokenBucket(perSecond: self.configuration.refusalsToldPerSecond, at: now),
+            alerts: TokenBucket(perSecond: self.configuration.alertsPerSecond, at: now),
             lastUsed: self.stepNumber)
         guard let index = self.parties.index(forKey: key) else {
             throw ControlCenterError(.storeFailed, "an auditor is gone from memory")
@@ -722,6 +760,8 @@ public struct IngestConfiguration: Hashable, Sendable {
     public var quarantine = Quarantine()
     /// How many refusals an auditor is told a second.
     public var refusalsToldPerSecond = 10
+    /// How many alerts of one auditor are stored a second; more are held.
+    public var alertsPerSecond = 10
     /// How many contradictions of one stream are kept as evidence; more are counted.
     public var forksPerStream = 256
     /// Auditors, and certificates, that are kept in memory.

@@ -12,7 +12,7 @@ public struct Decoded: Sendable {
     public init(_ arrival: Arrival) throws(Refusal) {
         let envelope = try Envelope.decode(arrival.bytes)
         // Only auditors speak to us. Our own receipts, sent back to us, belong nowhere.
-        guard envelope.kind.signerRole == .auditor else {
+        guard envelope.kind.signerRoles.contains(.auditor) else {
             throw Refusal(.topic, "a \(envelope.kind) is not for the control center")
         }
         try envelope.checkTopic(named: arrival.topic, isRetained: arrival.isRetained)

@@ -179,7 +179,7 @@ extension Decoded {
         guard self.envelope.isIssued(by: spiffeID) else {
             throw Refusal(.issuer, "the certificate is that of \(spiffeID), the message says \(self.envelope.issuer)")
         }
-        guard spiffeID.role == self.envelope.kind.signerRole else {
+        guard self.envelope.kind.signerRoles.contains(spiffeID.role) else {
             throw Refusal(.role, "a \(spiffeID.role) does not sign a \(self.envelope.kind)")
         }
     }

@@ -48,12 +48,40 @@ public struct VerifiedHello: Sendable {
     }
 }
 
+/// The fourth step for an auditor's alert.
+///
+/// A class, as ``VerifiedStatement`` is.
+public final class VerifiedAlert: Sendable {
+    public let decoded: Decoded
+    public let alert: Alert
+    public let sequence: Int64
+    public let expires: Timestamp
+    public let signer: SPIFFEID
+
+    /// - Throws: `Refusal` with `signature`.
+    init(_ identified: Identified) throws(Refusal) {
+        let envelope = identified.decoded.envelope
+        guard let alert = envelope.alert, let sequence = envelope.sequence, let expires = envelope.expires else {
+            throw Refusal(.header, "not an alert")
+        }
+        guard envelope.isSigned(by: identified.certificate.publicKey) else {
+            throw Refusal(.signature, "the signature is not by the key of the certificate")
+        }
+        self.decoded = identified.decoded
+        self.alert = alert
+        self.sequence = sequence
+        self.expires = expires
+        self.signer = identified.certificate.spiffeID
+    }
+}
+
 /// What the steps that look at one message alone found.
 public enum Examined: Sendable {
     case statement(VerifiedStatement)
     case hello(VerifiedHello)
     /// A reading in the original's format.
     case measure(VerifiedMeasure)
+    case alert(VerifiedAlert)
     /// Nobody in memory has this certificate; the store may.
     case unknownCertificate(Decoded)
     case refused(Arrival, Refusal)
@@ -99,10 +127,12 @@ public struct Examiner: Sendable {
         }
     }
 
-    /// Identifies and verifies a statement that is decoded already.
+    /// Identifies and verifies a statement or an alert that is decoded already.
     func examine(_ decoded: Decoded) -> Examined {
         do throws(Refusal) {
-            return .statement(try VerifiedStatement(Identified(decoded, in: self.directory)))
+            let identified = try Identified(decoded, in: self.directory)
+            if decoded.envelope.kind == .alert { return .alert(try VerifiedAlert(identified)) }
+            return .statement(try VerifiedStatement(identified))
         } catch {
             if error.reason == .certificateUnknown { return .unknownCertificate(decoded) }
             return .refused(decoded.arrival, error)

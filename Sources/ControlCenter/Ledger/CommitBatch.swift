@@ -107,6 +107,17 @@ public struct CommitBatch: Sendable {
         public var raised: Timestamp
     }
 
+    /// An auditor's own alert, verified.
+    public struct AuditorAlert: Hashable, Sendable {
+        public var auditor: Int64
+        public var id: MessageID
+        public var sequence: Int64
+        public var alert: Alert
+        public var certificate: Int64
+        public var received: Timestamp
+        public var bytes: [UInt8]
+    }
+
     /// A refused message.
     public struct Quarantined: Hashable, Sendable {
         /// The ID on whose topic it came, or ``Quarantine/unknown``.
@@ -143,6 +154,8 @@ public struct CommitBatch: Sendable {
     public var openStreams: [Int64: Int64] = [:]
     public var forks: [Fork] = []
     public var alarms: [Alarm] = []
+    /// One that is stored already is passed over.
+    public var auditorAlerts: [AuditorAlert] = []
     public var quarantined: [Quarantined] = []
     public var counts: [Count: Int64] = [:]
 
@@ -150,8 +163,8 @@ public struct CommitBatch: Sendable {
 
     public var isEmpty: Bool {
         self.auditors.isEmpty && self.certificates.isEmpty && self.statements.isEmpty && self.streams.isEmpty
-            && self.forks.isEmpty && self.alarms.isEmpty && self.quarantined.isEmpty && self.counts.isEmpty
-            && self.measures.isEmpty
+            && self.forks.isEmpty && self.alarms.isEmpty && self.auditorAlerts.isEmpty && self.quarantined.isEmpty
+            && self.counts.isEmpty && self.measures.isEmpty
     }
 }
 

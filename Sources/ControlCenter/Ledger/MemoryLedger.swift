@@ -32,6 +32,7 @@ public struct MemoryLedger: LedgerStore, Sendable {
     public private(set) var measures: [CommitBatch.Measure] = []
     public private(set) var forks: [CommitBatch.Fork] = []
     public private(set) var alarms: [CommitBatch.Alarm] = []
+    public private(set) var auditorAlerts: [CommitBatch.AuditorAlert] = []
     public private(set) var quarantined: [CommitBatch.Quarantined] = []
     public private(set) var counts: [CommitBatch.Count: Int64] = [:]
     private var ids: Set<String> = []
@@ -125,6 +126,9 @@ public struct MemoryLedger: LedgerStore, Sendable {
         for (auditor, stream) in batch.openStreams { self.openStreams[auditor] = stream }
         self.forks.append(contentsOf: batch.forks)
         self.alarms.append(contentsOf: batch.alarms)
+        for alert in batch.auditorAlerts where !self.auditorAlerts.contains(where: { $0.id == alert.id }) {
+            self.auditorAlerts.append(alert)
+        }
         self.quarantined.append(contentsOf: batch.quarantined)
         for (count, more) in batch.counts { self.counts[count, default: 0] += more }
     }

@@ -1,8 +1,9 @@
 import COSE
+import CoreFoundation
 import Crypto
 import Dispatch
 import Foundation
-import Identity
+public import Identity
 public import LiCore
 public import Logging
 import MQTT
@@ -116,6 +117,7 @@ public final class ControlCenter: Service {
     private let own: Mutex<Own>
     let configuration: Configuration
     let clock: @Sendable () -> Timestamp
+    private let onHello: @Sendable (SPIFFEID, Nonce) -> Void
     let logger: Logger
 
     let store: ControlCenterStore
@@ -139,16 +141,19 @@ public final class ControlCenter: Service {
     ///   - chain: the control center's certificate and intermediate, DER; published on `control_center/keys`.
     ///   - revocationList: the issuing authority's list, DER; published on `control_center/crl`.
     ///   - clock: what time it is, for receipts, validity and the records.
+    ///   - onHello: told of every verified hello, after its commit: see ``ControlDesk/heard(_:_:)``.
     /// - Throws: ``ControlCenterError`` with code `identity` if `chain` is not the signer's.
     public init(
         bus: any MessageBus, store: ControlCenterStore, verifier: IdentityVerifier, signer: any Signer,
         chain: [[UInt8]], revocationList: [UInt8]? = nil, configuration: Configuration = Configuration(),
-        logger: Logger = Logger(label: "control-center"), clock: @escaping @Sendable () -> Timestamp = systemClock
+        logger: Logger = Logger(label: "control-center"), clock: @escaping @Sendable () -> Timestamp = systemClock,
+        onHello: @escaping @Sendable (SPIFFEID, Nonce) -> Void = { _, _ in }
     ) throws(ControlCenterError) {
         self.own = Mutex(try Own(signer, chain))
         self.bus = bus
         self.configuration = configuration
         self.clock = clock
+        self.onHello = onHello
         self.logger = logger
         var core = IngestCore(store: store, verifier: verifier, configuration: configuration.ingest)
         core.update(configuration.fleet, at: clock())
@@ -288,6 +293,7 @@ public final class ControlCenter: Service {
             guard let step = await self.decide(batch.examined) else { break }
             for received in batch.received { received.delivery.settle() }
             self.record(step)
+            for hello in step.nonces { self.onHello(hello.auditor, hello.nonce) }
             if !step.receipts.isEmpty, !self.outbox.offer(.receipts(step.receipts)) {
                 let count = step.receipts.count
                 self.progressState.withLock { $0.receiptsDropped += Int64(count) }
@@ -434,7 +440,7 @@ public let systemClock: @Sendable () -> Timestamp = {
 }
 
 /// A signer of any kind as one of a known type.
-private struct AnySigner: Signer {
+struct AnySigner: Signer {
     private let signer: any Signer
 
     init(_ signer: any Signer) {

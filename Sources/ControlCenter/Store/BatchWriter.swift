@@ -257,6 +257,31 @@ struct BatchWriter {
                 }
             }
         }
+        if !batch.auditorAlerts.isEmpty {
+            let insert = try Prepared(
+                """
+                INSERT OR IGNORE INTO auditor_alert
+                    (auditor, id, sequence, word, text, is_raised, certificate, received, bytes)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+                """, self.db)
+            for row in batch.auditorAlerts {
+                try row.id.bytes.withUnsafeBytes { id in
+                    try row.bytes.withUnsafeBytes { bytes in
+                        try insert.run {
+                            $0.bind(1, row.auditor)
+                            $0.bind(2, id)
+                            $0.bind(3, row.sequence)
+                            $0.bind(4, row.alert.word.rawValue)
+                            $0.bind(5, row.alert.text)
+                            $0.bind(6, row.alert.isRaised ? 1 : 0)
+                            $0.bind(7, row.certificate)
+                            $0.bind(8, row.received.nanoseconds)
+                            $0.bind(9, bytes)
+                        }
+                    }
+                }
+            }
+        }
         if !batch.quarantined.isEmpty {
             let insert = try Prepared(
                 """

@@ -110,15 +110,17 @@ public struct StoreClerk: Sendable {
 
     /// Orders an update in the original's form: the control center signs and publishes it, within two seconds if it runs.
     ///
+    /// - Parameter operatorID: who asks.
     /// - Returns: its number.
     public func order(
-        auditor: Identifier, parameter: Topic.Parameter, value: String, at now: Timestamp
+        auditor: Identifier, parameter: Topic.Parameter, value: String, by operatorID: String, at now: Timestamp
     ) throws(ControlCenterError) -> Int64 {
         do {
             return try self.database.write { db in
                 try db.execute(
-                    sql: "INSERT INTO licore_update (auditor, parameter, value, ordered) VALUES (?, ?, ?, ?)",
-                    arguments: [auditor.rawValue, parameter.rawValue, value, now.nanoseconds])
+                    sql:
+                        "INSERT INTO licore_update (auditor, parameter, value, ordered, asked_by) VALUES (?, ?, ?, ?, ?)",
+                    arguments: [auditor.rawValue, parameter.rawValue, value, now.nanoseconds, operatorID])
                 return db.lastInsertedRowID
             }
         } catch {

@@ -23,6 +23,11 @@ enum Schema {
             try db.execute(sql: Self.licore)
             try db.execute(sql: Self.licoreViews)
         }
+        migrator.registerMigration("updates-and-alerts") { db in
+            try db.execute(sql: Self.updates)
+            try db.execute(sql: Self.alerts)
+            try db.execute(sql: Self.watchedLiCore)
+        }
         return migrator
     }
 
@@ -365,5 +370,119 @@ enum Schema {
             source,
             strftime('%Y-%m-%dT%H:%M:%SZ', imported, 'unixepoch') AS imported
         FROM licore_history;
+        """
+
+    // MARK: Updates and alerts
+
+    private static let updates = """
+        -- What operators have asked for: the queue of updates, and their history.
+        CREATE TABLE update_request (
+            number INTEGER PRIMARY KEY,
+            batch BLOB NOT NULL,             -- 16 bytes, common to what was asked for together
+            name TEXT,                       -- of the group
+            auditor TEXT NOT NULL,           -- SPIFFE ID
+            parameter TEXT NOT NULL,
+            value BLOB NOT NULL,             -- CBOR, as in the update
+            unit TEXT,
+            asked INTEGER NOT NULL,          -- nanoseconds since 1970, as all times
+            asked_by TEXT NOT NULL,
+            expires INTEGER NOT NULL,
+            state TEXT NOT NULL,             -- queued, sent, applied, refused, expired
+            sent INTEGER,                    -- when it was signed last
+            finished INTEGER,
+            reason TEXT,                     -- why not applied
+            value_now TEXT                   -- the parameter's value, as the result says
+        );
+        CREATE INDEX update_pending ON update_request (auditor) WHERE state IN ('queued', 'sent');
+
+        -- Every signed form, and the result that answers it.
+        CREATE TABLE update_message (
+            id BLOB PRIMARY KEY,
+            request INTEGER NOT NULL,
+            sequence INTEGER NOT NULL,
+            nonce BLOB NOT NULL,
+            signed INTEGER NOT NULL,
+            bytes BLOB NOT NULL,
+            result INTEGER                   -- the leaf_index of the result
+        ) WITHOUT ROWID;
+        CREATE INDEX update_message_request ON update_message (request);
+
+        -- The highest number that was used: by SPIFFE ID for updates, '' for alerts.
+        CREATE TABLE outgoing_number (target TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
+
+        -- How far somebody has read: results by leaf_index.
+        CREATE TABLE cursor (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
+        CREATE INDEX statement_result ON statement (leaf_index) WHERE kind = 'result';
+        """
+
+    private static let alerts = """
+        -- What operators and rules tell auditors.
+        CREATE TABLE outgoing_alert (
+            number INTEGER PRIMARY KEY,
+            target TEXT NOT NULL,            -- SPIFFE ID; '' for all
+            word TEXT NOT NULL,
+            text TEXT NOT NULL,
+            is_raised INTEGER NOT NULL,
+            asked INTEGER NOT NULL,
+            asked_by TEXT NOT NULL,
+            expires INTEGER NOT NULL,
+            id BLOB UNIQUE,                  -- once it is signed
+            bytes BLOB
+        );
+        CREATE INDEX outgoing_alert_expires ON outgoing_alert (expires);
+        CREATE TABLE outgoing_alert_shown (
+            alert INTEGER NOT NULL,
+            auditor TEXT NOT NULL,
+            result INTEGER NOT NULL,         -- the leaf_index of the result that says so
+            PRIMARY KEY (alert, auditor)
+        ) WITHOUT ROWID;
+
+        -- What auditors tell: verified, as signed.
+        CREATE TABLE auditor_alert (
+            number INTEGER PRIMARY KEY,
+            auditor INTEGER NOT NULL,
+            id BLOB NOT NULL UNIQUE,
+            sequence INTEGER NOT NULL,
+            word TEXT NOT NULL,
+            text TEXT NOT NULL,
+            is_raised INTEGER NOT NULL,
+            certificate INTEGER NOT NULL,
+            received INTEGER NOT NULL,
+            bytes BLOB NOT NULL
+        );
+
+        -- What the rules have found. Raised until it is cleared; an operator may have acknowledged it before or since.
+        CREATE TABLE alert (
+            number INTEGER PRIMARY KEY,
+            rule TEXT NOT NULL,
+            auditor TEXT NOT NULL,           -- ID, or '-' for one that no auditor has
+            subject TEXT NOT NULL,           -- what of it: a meter's quantity, a stream; or empty
+            text TEXT NOT NULL,
+            raised INTEGER NOT NULL,
+            acknowledged INTEGER,
+            acknowledged_by TEXT,
+            cleared INTEGER
+        );
+        CREATE UNIQUE INDEX alert_open ON alert (rule, auditor, subject) WHERE cleared IS NULL;
+
+        -- What is to be told to people, by which way, and whether it was.
+        CREATE TABLE notification (
+            number INTEGER PRIMARY KEY,
+            alert INTEGER NOT NULL,
+            event TEXT NOT NULL,             -- raised, cleared
+            channel TEXT NOT NULL,           -- webhook, mail, mqtt
+            state TEXT NOT NULL,             -- pending, sent, failed
+            attempts INTEGER NOT NULL,
+            due INTEGER NOT NULL,
+            error TEXT
+        );
+        CREATE INDEX notification_pending ON notification (due) WHERE state = 'pending';
+        """
+
+    private static let watchedLiCore = """
+        -- Who ordered it; NULL for what was ordered before this column was there.
+        ALTER TABLE licore_update ADD COLUMN asked_by TEXT;
+        -- The rules read what is new.
+        CREATE INDEX licore_reading_received ON licore_reading (received);
         """
 }

@@ -344,7 +344,8 @@ struct FleetUpdateCommand: AsyncParsableCommand {
         }
         if let value { _ = try ParameterUpdate(parameter, value: value) }
         let clerk = try StoreClerk(path: store)
-        let order = try clerk.order(auditor: id, parameter: parameter, value: self.value ?? "", at: .now)
+        let order = try clerk.order(
+            auditor: id, parameter: parameter, value: self.value ?? "", by: OperatorOptions.operatorID, at: .now)
         for _ in 0..<30 {
             if let outcome = try clerk.outcome(of: order) {
                 guard outcome == "published" else { throw CommandError(.configuration, "not sent: \(outcome)") }

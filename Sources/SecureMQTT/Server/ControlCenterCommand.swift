@@ -28,13 +28,14 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let identified = try parts.identifyControlCenter()
         let store = try parts.openStore()
         let bus = try RenewableClientBus(try parts.clientConfiguration(identified))
-        let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified)
+        let desk = try parts.makeDesk(bus: bus, store: store, identified: identified)
+        let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified, desk: desk)
         let watch = TrustWatch(
             parts: parts, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
         let renewal = try parts.makeRenewal(of: center, identified: identified, bus: bus)
         try await runServices(
-            [bus, center, watch, renewal, parts.makeFleetWatch(controlCenter: center)],
+            [bus, center, desk, watch, renewal, parts.makeFleetWatch(controlCenter: center)],
             logger: Logger(label: "control-center"))
     }
 }

@@ -35,14 +35,15 @@ struct ServeCommand: AsyncParsableCommand {
         let broker = try parts.makeBroker()
         let session = try await broker.openInProcessSession(
             identity: identified.peer, clientID: "control-center", subscriptions: ServerParts.subscriptions)
-        let center = try parts.makeControlCenter(bus: session, store: store, identified: identified)
+        let desk = try parts.makeDesk(bus: session, store: store, identified: identified)
+        let center = try parts.makeControlCenter(bus: session, store: store, identified: identified, desk: desk)
         let watch = TrustWatch(
             parts: parts, broker: broker, controlCenter: center,
             published: identified.ownList, logger: Logger(label: "trust"))
         let renewal = try parts.makeRenewal(of: center, identified: identified)
         try await runServices(
             [
-                broker, ListeningNotice(broker: broker), center, watch, renewal,
+                broker, ListeningNotice(broker: broker), center, desk, watch, renewal,
                 parts.makeFleetWatch(broker: broker, controlCenter: center),
             ], logger: Logger(label: "serve"))
     }

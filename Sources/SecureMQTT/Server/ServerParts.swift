@@ -193,7 +193,7 @@ struct ServerParts: Sendable {
     }
 
     func makeControlCenter(
-        bus: any MessageBus, store: ControlCenterStore, identified: Identified,
+        bus: any MessageBus, store: ControlCenterStore, identified: Identified, desk: ControlDesk? = nil,
         logger: Logger = Logger(label: "control-center")
     ) throws -> ControlCenter {
         var settings = ControlCenter.Configuration()
@@ -205,7 +205,18 @@ struct ServerParts: Sendable {
             bus: bus, store: store, verifier: try self.configuration.trust.makeVerifier(),
             signer: identified.signer, chain: identified.chain.map(\.der),
             revocationList: identified.ownList(try self.configuration.trust.readRevocationLists()),
-            configuration: settings, logger: logger)
+            configuration: settings, logger: logger, onHello: { desk?.heard($0, $1) })
+    }
+
+    /// What acts on auditors, over the same bus and store.
+    func makeDesk(
+        bus: any MessageBus, store: ControlCenterStore, identified: Identified,
+        logger: Logger = Logger(label: "control-desk")
+    ) throws -> ControlDesk {
+        ControlDesk(
+            bus: bus, store: store, signer: identified.signer, chain: identified.chain.map(\.der),
+            rules: self.configuration.alerts.rules, notifications: self.configuration.alerts.notifications,
+            logger: logger)
     }
 
     /// In whose names updates in the original's form are signed: the control center's own, and whose key it was given.

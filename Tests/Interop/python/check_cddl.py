@@ -18,6 +18,7 @@ from cddl_verifier import Validator
 BEYOND_CDDL = {
     "bn-other-auditor", "bn-repeated", "time-backwards",
     "sub-other", "iss-all", "prev-zero", "receipts-range-backwards", "hello-chain-of-another", "hello-with-seq",
+    "update-aud-other", "update-with-prev", "alert-control-character", "alert-of-auditor-with-aud",
 }
 
 

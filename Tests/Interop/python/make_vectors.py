@@ -137,6 +137,31 @@ def receipts_labels(party=CENTER, **more):
 MEASURES = "audits/measures/home-1"
 HELLO_TOPIC = "audits/hello/home-1"
 RECEIPTS = "control_center/receipts/home-1"
+UPDATES = "control_center/updates/home-1/center-1/SAMPLE_RATE"
+ALERTS = "control_center/alerts/home-1"
+ALERTS_TO_ALL = "control_center/alerts/all"
+AUDITOR_ALERTS = "audits/alerts/home-1"
+CENTER_CHAIN = [CENTER.der, INTERMEDIATE.der]
+UPDATE = {1: "SAMPLE_RATE", 2: CBORTag(4, [-1, 2]), 3: "s", 4: NONCE, 5: bytes(range(16, 32))}
+ALERT = {1: "maintenance", 2: "the grid is switched off at 10:00", 3: True}
+
+
+def update_labels(party=CENTER, target=HOME_1, chain=None, sequence=7, **more):
+    return wire.header("update", party.spiffe, party.der, NOW, audience=target.spiffe, expires=NOW + 3600,
+                       chain=chain or CENTER_CHAIN, sequence=sequence, **more)
+
+
+def alert_labels(party=CENTER, target=None, sequence=8, **more):
+    return wire.header("alert", party.spiffe, party.der, NOW, audience=target.spiffe if target else None,
+                       expires=NOW + 86400, sequence=sequence, **more)
+
+
+def update(data=None, party=CENTER, key=None, **more):
+    return wire.sign(key or party.key, update_labels(party, **more), cbor2.dumps(data or UPDATE))
+
+
+def alert(data=None, party=CENTER, key=None, **more):
+    return wire.sign(key or party.key, alert_labels(party, **more), cbor2.dumps(data or ALERT))
 
 
 def accepted():
@@ -186,6 +211,13 @@ def accepted():
          wire.sign(CENTER.key, receipts_labels(), cbor2.dumps({5: NONCE}))),
         ("receipts-log-proof", RECEIPTS, "label 4 is read over",
          wire.sign(CENTER.key, receipts_labels(), cbor2.dumps({3: [1, wire.message_id(first)], 4: [b"x", None]}))),
+        ("update", UPDATES, "a reading every 0.2 s from now on", update()),
+        ("update-texts", "control_center/updates/home-1/center-1/METERS_ENABLED", "a list of texts, no unit, no batch",
+         update({1: "METERS_ENABLED", 2: ["m1", "inverter.2"], 4: NONCE}, sequence=2**53 - 1)),
+        ("alert", ALERTS, "of the control center, to one auditor", alert(target=HOME_1)),
+        ("alert-to-all", ALERTS_TO_ALL, "of the control center, to every auditor", alert()),
+        ("alert-of-auditor", AUDITOR_ALERTS, "of an auditor: what it raised is over",
+         alert({1: "meter-silent", 2: "m1 is read again", 3: False}, HOME_1)),
     ]
     return [{"name": name, "topic": topic, "what": what, "message": message.hex(),
              "id": wire.message_id(message).hex()} for name, topic, what, message in rows]
@@ -337,6 +369,21 @@ def refused():
         add("format", name, "receipts that break their rules",
             wire.sign(CENTER.key, receipts_labels(), cbor2.dumps(data)), RECEIPTS)
 
+    for name, data in [
+        ("update-float", {**UPDATE, 2: 0.2}), ("update-nan", {**UPDATE, 2: float("nan")}),
+        ("update-huge", {**UPDATE, 2: 1e300}), ("update-parameter-name", {**UPDATE, 1: "sample_rate"}),
+        ("update-no-nonce", {k: v for k, v in UPDATE.items() if k != 4}), ("update-short-nonce", {**UPDATE, 4: bytes(15)}),
+        ("update-long-unit", {**UPDATE, 3: "s" * 17}), ("update-short-batch", {**UPDATE, 5: bytes(15)}),
+        ("update-unknown-label", {**UPDATE, 6: 1}),
+    ]:
+        add("format", name, "an update that breaks its rules", update(data), UPDATES)
+    for name, data in [
+        ("alert-word", {**ALERT, 1: "No Word"}), ("alert-long-text", {**ALERT, 2: "x" * 1025}),
+        ("alert-control-character", {**ALERT, 2: "\x1b[31mred"}),
+        ("alert-no-state", {k: v for k, v in ALERT.items() if k != 3}), ("alert-unknown-label", {**ALERT, 4: 1}),
+    ]:
+        add("format", name, "an alert that breaks its rules", alert(data), ALERTS_TO_ALL)
+
     # not-canonical
     add("not-canonical", "high-s", "the other valid signature, n-s",
         wire.sign(HOME_1.key, stream_labels(), payload, high_s=True))
@@ -419,7 +466,63 @@ def refused():
     add("header", "receipts-without-sub", "receipts about no stream", wire.sign(
         CENTER.key, wire.header("receipts", CENTER.spiffe, CENTER.der, NOW), cbor2.dumps({5: NONCE})), RECEIPTS)
 
+    def update_with(claims=None, **changes):
+        labels = update_labels()
+        for claim, value in (claims or {}).items():
+            if value is None:
+                labels[15].pop(claim)
+            else:
+                labels[15][claim] = value
+        labels[15] = canonical(labels[15])
+        for label, value in changes.items():
+            label = {"x5chain": 33}.get(label, label)
+            if value is None:
+                labels.pop(label)
+            else:
+                labels[label] = value
+        return wire.sign(CENTER.key, canonical(labels), cbor2.dumps(UPDATE))
+
+    for name, what, message in [
+        ("update-without-aud", "an update for nobody", update_with({3: None})),
+        ("update-aud-other", "aud of another auditor than sub", update_with({3: HOME_2.spiffe})),
+        ("update-aud-center", "an update for a control center",
+         update_with({2: f"{CENTER.spiffe}/updates", 3: CENTER.spiffe})),
+        ("update-without-exp", "an update without an end", update_with({4: None})),
+        ("update-nbf", "a claim that would have to be heeded", update_with({5: NOW})),
+        ("update-sub-stream", "sub is a stream", update_with({2: f"{HOME_1.spiffe}/stream/{STREAM}"})),
+        ("update-without-sub", "no sub", update_with({2: None})),
+        ("update-without-seq", "no number", update_with(seq=None)),
+        ("update-with-prev", "an update is in no stream", update_with(prev=bytes(range(32)))),
+        ("update-without-chain", "no x5chain", update_with(x5chain=None)),
+    ]:
+        add("header", name, what, message, UPDATES)
+    add("header", "alert-with-chain", "x5chain where it does not belong", wire.sign(
+        CENTER.key, alert_labels(chain=CENTER_CHAIN), cbor2.dumps(ALERT)), ALERTS_TO_ALL)
+    add("header", "alert-without-seq", "no number", wire.sign(
+        CENTER.key, {k: v for k, v in alert_labels().items() if k != "seq"}, cbor2.dumps(ALERT)), ALERTS_TO_ALL)
+    add("header", "alert-of-auditor-with-aud", "an auditor's alert names nobody", alert(
+        party=HOME_1, target=HOME_2), AUDITOR_ALERTS)
+
     # names and signature
+    add("topic", "other-auditors-update", "an update on another auditor's topic", update(),
+        UPDATES.replace("home-1", "home-2"))
+    add("topic", "other-controllers-update", "an update on another controller's topic", update(),
+        UPDATES.replace("center-1", "center-2"))
+    add("topic", "other-parameter", "an update on another parameter's topic", update(),
+        UPDATES.replace("SAMPLE_RATE", "LOG_LEVEL"))
+    add("topic", "update-as-statement", "an update on a topic of statements", update(), MEASURES)
+    add("topic", "alert-to-one-for-all", "an alert for one auditor on the topic of all", alert(target=HOME_1),
+        ALERTS_TO_ALL)
+    add("topic", "alert-to-all-for-one", "an alert for all on the topic of one", alert(), ALERTS)
+    add("topic", "alert-of-center-as-auditors", "a control center's alert on an auditor's topic", alert(),
+        AUDITOR_ALERTS)
+    add("retained", "update-retained", "an update published as retained", update(), UPDATES, retained=True)
+    add("role", "auditor-signs-update", "an auditor signs an update", wire.sign(
+        HOME_2.key, update_labels(HOME_2, chain=[HOME_2.der, INTERMEDIATE.der]), cbor2.dumps(UPDATE)),
+        UPDATES.replace("center-1", "home-2"))
+    add("role", "operator-signs-alert", "an operator signs an alert", alert(party=OPERATOR), ALERTS_TO_ALL)
+    add("signature", "update-key-of-another", "names the control center's certificate, signed by another key",
+        update(key=HOME_2.key), UPDATES)
     add("topic", "other-auditors-topic", "a valid statement on another auditor's topic", good, "audits/measures/home-2")
     add("topic", "wrong-kind", "a statement on the topic of hellos", good, HELLO_TOPIC)
     add("topic", "other-case", "the ID in other case", good, "audits/measures/HOME-1")

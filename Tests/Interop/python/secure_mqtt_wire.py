@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-CONTENT_TYPES = {"statement": 112, "heartbeat": 60, "result": 60, "hello": 60, "receipts": 60}
+CONTENT_TYPES = {"statement": 112, "heartbeat": 60, "result": 60, "hello": 60, "receipts": 60, "update": 60,
+                 "alert": 60}
 
 
 def message_id(message):
@@ -55,11 +56,17 @@ def pack(auditor, readings):
 
 
 def header(kind, issuer, certificate, issued_at, stream=None, subject=None, chain=None, sequence=None,
-           previous=None, clock=None):
+           previous=None, clock=None, audience=None, expires=None):
     """The protected header as a dict in the order of its labels."""
     claims = {1: issuer}
     if stream is not None:
         claims[2] = f"{subject or issuer}/stream/{stream}"
+    if kind == "update":
+        claims[2] = f"{audience}/updates"
+    if audience is not None:
+        claims[3] = audience
+    if expires is not None:
+        claims[4] = expires
     claims[6] = issued_at
     labels = {1: -7, 3: CONTENT_TYPES[kind], 15: claims, 16: f"application/vnd.secure-mqtt.{kind}+cose"}
     if chain is not None:
@@ -67,8 +74,10 @@ def header(kind, issuer, certificate, issued_at, stream=None, subject=None, chai
     labels[34] = [-16, hashlib.sha256(certificate).digest()]
     if sequence is not None:
         labels["seq"] = sequence
-        labels["prev"] = previous
-        labels["clock"] = clock
+        if previous is not None:
+            labels["prev"] = previous
+        if clock is not None:
+            labels["clock"] = clock
     return labels
 
 

@@ -24,6 +24,8 @@ struct Violation: Error, CustomStringConvertible {
         case everythingArrives = "when the faults stop, everything arrives and is receipted"
         case restartAlarmed = "a restart of a stream raises an alarm"
         case streamUnbroken = "each stream is a chain of hashes"
+        case updateOnce = "an update is applied at most once"
+        case updateFresh = "only what was signed for the newest hello is applied"
         case machineWorks = "a machine does not fail"
         case deterministic = "a seed is a run"
     }

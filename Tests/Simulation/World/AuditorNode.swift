@@ -25,6 +25,8 @@ final class AuditorNode {
     var random: SeededRandom
     /// Alarms that it raised, over all starts.
     var alarms: [String: Int] = [:]
+    /// Of the newest hello that it said.
+    var nonce: Nonce?
     /// Images of its card from earlier.
     var images: [MemoryOutbox] = []
     /// Taken out of service.
@@ -107,7 +109,7 @@ extension World {
                 self.note(.auditor(auditor.node), "raises an alarm", Int64(alarm.kind.description.utf8.count))
                 self.checker.raised(alarm, by: auditor, in: self)
                 auditor.alarms[alarm.kind.description, default: 0] += 1
-            case .clear, .keep: break
+            case .set, .clear, .keep: break
             }
             guard auditor.machine != nil, auditor.generation == generation else { return }
         }
@@ -143,13 +145,17 @@ extension World {
         } catch {
             switch error {
             case .crashed:
-                if crash == .after { self.checker.committed(before, image, of: auditor, in: self) }
+                if crash == .after {
+                    self.checker.committed(before, image, of: auditor, in: self)
+                    self.checkUpdates(before, image, of: auditor)
+                }
                 self.crash(auditor)
             case .full: self.feed(auditor, .commitFailed(OutboxError(.full, "the disk is full")))
             }
             return
         }
         self.checker.committed(before, image, of: auditor, in: self)
+        self.checkUpdates(before, image, of: auditor)
         self.note(
             .auditor(auditor.node), "commits", Int64(transaction.appended.count), Int64(transaction.changes.count))
         self.feed(auditor, .committed)
@@ -157,6 +163,7 @@ extension World {
 
     private func publish(_ publication: AuditorMachine.Publication, of auditor: AuditorNode) {
         self.checker.published(publication, of: auditor, in: self)
+        if case .hello = publication.topic { auditor.nonce = (try? Envelope.decode(publication.bytes))?.hello?.nonce }
         auditor.lastToken += 1
         auditor.tokens[auditor.lastToken] = publication.token
         self.note(.auditor(auditor.node), "publishes", publication.token.order, Int64(publication.bytes.count))
@@ -231,6 +238,9 @@ extension World {
             self.note(.auditor(auditor.node), "receives", Int64(message.payload.count))
             let generation = auditor.generation
             if message.topic.hasPrefix("control_center/receipts/") { self.feed(auditor, .receipts(message.payload)) }
+            if message.topic.hasPrefix("control_center/updates/") {
+                self.feed(auditor, .told(topic: message.topic, message.payload, isRetained: message.isRetained))
+            }
             if message.topic == "\(Topic.keys)" { self.feed(auditor, .controlCenterKeys(message.payload)) }
             guard auditor.machine != nil, auditor.generation == generation else { return }
             self.send(.acknowledge(id), from: auditor.node)

@@ -55,6 +55,9 @@ struct CenterChecker {
                     world.center.vouches[auditor] = (hello.certificateHash, hello.hello)
                 }
                 continue
+            case .alert:
+                world.violate(.nothingForeignStored, "an alert that nobody sent")
+                continue
             case .refused(_, let refusal):
                 counts[refusal.reason, default: 0] += 1
                 continue

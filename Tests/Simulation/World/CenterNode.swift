@@ -57,6 +57,13 @@ struct CenterLedger: LedgerStore {
 /// The machine that runs the control center.
 final class CenterNode {
     let disk: Disk<MemoryLedger>
+    /// What operators have asked for.
+    let updates = Disk(MemoryUpdates())
+    var askedFor: [SPIFFEID] = []
+    /// Nothing while it is down.
+    var dispatcher: UpdateDispatcher<CenterUpdates>?
+    /// How many statements were searched for results.
+    var linked = 0
     /// Nothing while it is down.
     var core: IngestCore<CenterLedger>?
     var generation = 0
@@ -105,6 +112,9 @@ extension World {
             self.violate(.machineWorks, "the control center does not take revocation lists: \(error)")
         }
         self.center.vouches = [:]
+        self.center.updates.restart()
+        self.center.dispatcher = UpdateDispatcher(store: CenterUpdates(disk: self.center.updates))
+        self.center.linked = 0
         self.center.inbox = []
         self.center.examiner = nil
         self.center.waiting = nil
@@ -118,6 +128,7 @@ extension World {
         guard self.center.core != nil else { return }
         self.note(.controlCenter, "crashes")
         self.center.core = nil
+        self.center.dispatcher = nil
         let epoch = self.links[0].epoch
         self.links[0].broke()
         self.schedule.after(self.dice.between(.milliseconds(100)...(.seconds(60))), .starts(node: 0))
@@ -223,6 +234,7 @@ extension World {
         if self.scenario.bug != .settleBeforeCommit { self.settle(work) }
         if self.faults.strikes(.centerCrash) { self.crashCenter() }
         guard self.center.core != nil, self.center.generation == generation else { return }
+        for hello in work.step.nonces { self.center.dispatcher?.heard(hello.nonce, of: hello.auditor) }
         if self.scenario.bug != .receiptBeforeCommit { self.publish(work.step.receipts) }
         if !self.center.inbox.isEmpty { self.scheduleWork() }
     }

@@ -18,6 +18,8 @@ struct Scenario {
     var lifetime: Int64?
     /// How often a fault of each kind strikes, each time it could.
     var rates: [Faults.Kind: Double]
+    /// Whether operators send updates.
+    var updates = false
     /// Something is built wrong on purpose.
     var bug: Bug?
 

@@ -59,7 +59,10 @@ extension World {
     func inject(_ message: Broker.Message) {
         let receiver =
             message.topic.hasPrefix("audits/")
-            ? 0 : self.auditors.first { message.topic.hasSuffix("/\($0.party.id)") }?.client
+            ? 0
+            : self.auditors.first {
+                message.topic.hasSuffix("/\($0.party.id)") || message.topic.contains("/\($0.party.id)/")
+            }?.client
         guard let receiver else { return }
         self.route(self.broker.enqueue(message, for: receiver))
     }

@@ -42,6 +42,9 @@ final class World {
     let checker = Checker()
     var certificates = CertificateBook()
     var capturedMessages: [Broker.Message] = []
+    /// By number.
+    var appliedUpdates: Set<Int64> = []
+    var refusedUpdates = 0
     var step = 0
     private(set) var violation: Violation?
     /// When the faults stop; no reading is made afterwards.
@@ -87,7 +90,9 @@ final class World {
 
     func subscriptions(of node: Int) -> [String] {
         if node == 0 { return ["audits/#"] }
-        return ["control_center/receipts/\(self.auditors[node - 1].party.id)", "\(Topic.keys)"]
+        let id = self.auditors[node - 1].party.id
+        return ["control_center/receipts/\(id)", "\(Topic.keys)"]
+            + (self.scenario.updates ? ["control_center/updates/\(id)/#"] : [])
     }
 
     /// Which of the cast has this number in the ledger; `nil` for others.
@@ -123,6 +128,7 @@ final class World {
             if self.isSettled || self.schedule.now > limit { break }
         }
         if self.violation == nil { self.checker.finish(in: self) }
+        if self.violation == nil { self.finishUpdates() }
     }
 
     /// The faults stop: disks have room, everybody is started, and nobody interferes.
@@ -138,11 +144,12 @@ final class World {
 
     private var isSettled: Bool {
         guard self.center.core != nil, self.center.waiting == nil, self.center.inbox.isEmpty else { return false }
-        return self.auditors.allSatisfy { auditor in
-            if auditor.isRetired { return true }
-            guard let machine = auditor.machine else { return false }
-            return auditor.next == self.available && machine.isOpen && machine.isDrained(auditor.card.visible)
-        }
+        return self.areUpdatesSettled
+            && self.auditors.allSatisfy { auditor in
+                if auditor.isRetired { return true }
+                guard let machine = auditor.machine else { return false }
+                return auditor.next == self.available && machine.isOpen && machine.isDrained(auditor.card.visible)
+            }
     }
 
     private func take(_ event: Event) {
@@ -189,6 +196,7 @@ final class World {
             self.schedule.after(self.scenario.readingEvery, .meters)
         case .fate:
             self.decideFates()
+            self.desk()
             self.schedule.after(.seconds(1), .fate)
         case .diskHasRoom(let node):
             if node == 0 { self.center.disk.isFull = false } else { self.auditors[node - 1].card.isFull = false }
@@ -225,6 +233,7 @@ final class World {
 
     /// Once a second: what may strike a node that is doing nothing.
     private func decideFates() {
+        if self.schedule.now < self.calmFrom { self.askForUpdates() }
         if self.faults.strikes(.brokerCrash), self.brokerIsUp {
             if self.scenario.shape == .withholding {
                 self.crashCenter()

@@ -1,0 +1,77 @@
+package import Telemetry
+
+/// Feeds ``AlertWatch`` with what is stored, and stores what it finds.
+package struct AlertDesk {
+    /// So many statements are looked at before anything else is.
+    private static let statementsAtOnce = 1_000
+    /// What is counted over the whole store is looked at so often only.
+    private static let countEvery: Int64 = 10_000_000_000
+    private static let certificatesEvery: Int64 = 600_000_000_000
+
+    private let store: ControlCenterStore
+    private let channels: [String]
+    private var watch: AlertWatch
+    private var position: ControlCenterStore.WatchPosition?
+    private var refusals: [String: Int64]?
+    private var countedAt = Timestamp(nanoseconds: .min)
+    private var certificatesAt = Timestamp(nanoseconds: .min)
+
+    package init(store: ControlCenterStore, rules: AlertRules, channels: [String]) {
+        self.store = store
+        self.channels = channels
+        self.watch = AlertWatch(rules: rules)
+    }
+
+    /// One look at what is new. If it throws, the next call looks again: what was seen twice changes nothing.
+    package mutating func work(at now: Timestamp) throws {
+        var position = try self.position ?? self.begin(at: now)
+        let found = try self.store.watchEvents(after: &position, limit: Self.statementsAtOnce)
+        for (event, time) in found.events { self.watch.take(event, at: time) }
+        // Far behind, it works through its backlog a piece at a time: until then nobody is silent.
+        if found.isBehind { return self.position = position }
+        if now.nanoseconds >= self.countedAt.nanoseconds || self.countedAt.nanoseconds == .min {
+            self.countedAt = now.advanced(byNanoseconds: Self.countEvery)
+            try self.count(at: now)
+        }
+        if now.nanoseconds >= self.certificatesAt.nanoseconds || self.certificatesAt.nanoseconds == .min {
+            self.certificatesAt = now.advanced(byNanoseconds: Self.certificatesEvery)
+            for (auditor, end) in try self.store.certificateEnds() {
+                self.watch.take(.certificate(auditor: auditor, ends: end), at: now)
+            }
+        }
+        for key in try self.store.acknowledgedAlerts() { self.watch.take(.acknowledged(key), at: now) }
+        var watch = self.watch
+        let changes = watch.advance(to: now)
+        if !changes.isEmpty || position != self.position {
+            try self.store.commit(changes, channels: self.channels, position: position, at: now)
+        }
+        self.watch = watch
+        self.position = position
+    }
+
+    private mutating func begin(at now: Timestamp) throws -> ControlCenterStore.WatchPosition {
+        let (alerts, lastHeard) = try self.store.watchMemory()
+        for alert in alerts {
+            if let key = AlertKey(alert) { self.watch.restore(key, text: alert.text, at: now) }
+        }
+        let silent = Set(alerts.filter { $0.rule == AlertRule.noData.description }.map(\.auditor))
+        for (auditor, time) in lastHeard {
+            // While this process was away nobody listened: whoever was not silent before has its time anew.
+            self.watch.restore(lastHeard: silent.contains(auditor) ? time : now, of: auditor)
+        }
+        return try self.store.watchPosition()
+    }
+
+    private mutating func count(at now: Timestamp) throws {
+        let refusals = try self.store.refusalCounts()
+        for (claimed, count) in refusals {
+            // What was refused before this process began is not news.
+            let more = count - (self.refusals.map { $0[claimed] ?? 0 } ?? count)
+            if more > 0 { self.watch.take(.refused(claimed: claimed, count: more), at: now) }
+        }
+        self.refusals = refusals
+        for (auditor, count) in try self.store.missingCounts() {
+            self.watch.take(.missing(auditor: auditor, count: count), at: now)
+        }
+    }
+}

@@ -1,0 +1,83 @@
+public import Identity
+public import Telemetry
+
+/// Sends updates, as a value without threads, sockets or clocks: the queue is in the store, and what is pending for an
+/// auditor is signed with the nonce of its newest hello, when that arrives or at once if it is there already.
+///
+///     dispatcher.heard(hello.nonce, of: auditor)
+///     for message in try dispatcher.work(at: now, signer: signer, chain: chain) { publish(message) }
+///
+/// Each connection gets its own signed form, with a number of its own. Within one connection the same bytes are sent
+/// again until a result is stored: the auditor tells a repeat by its id. That an update which was applied on an
+/// earlier connection is not applied again, the auditor sees by batch and parameter.
+public struct UpdateDispatcher<Store: UpdateStore> {
+    private struct Session {
+        var nonce: Nonce
+        /// By the number of the request: what was sent under this nonce.
+        var sent: [Int64: (message: SignedMessage, at: Timestamp)] = [:]
+    }
+
+    /// What has no result after so long is sent again.
+    public static var sendAgainAfter: Int64 { 60_000_000_000 }
+
+    public private(set) var store: Store
+    private var sessions: [SPIFFEID: Session] = [:]
+
+    public init(store: Store) {
+        self.store = store
+    }
+
+    /// A hello was verified.
+    public mutating func heard(_ nonce: Nonce, of auditor: SPIFFEID) {
+        guard self.sessions[auditor]?.nonce != nonce else { return }
+        self.sessions[auditor] = Session(nonce: nonce)
+    }
+
+    /// What is to be published now. Everything of it is recorded in the store when this returns.
+    ///
+    /// - Throws: what the store throws, or the signer; then nothing is to be published, and the next call tries again.
+    public mutating func work(at now: Timestamp, signer: some Signer, chain: [[UInt8]]) throws -> [Outgoing] {
+        try self.store.expireUpdates(at: now)
+        var outgoing: [Outgoing] = []
+        for auditor in try self.store.auditorsWithPendingUpdates() {
+            guard var session = self.sessions[auditor] else { continue }
+            let pending = try self.store.pendingUpdates(for: auditor)
+            let numbers = Set(pending.map(\.number))
+            session.sent = session.sent.filter { numbers.contains($0.key) }
+            var last = try self.store.lastUpdateSequence(for: auditor)
+            var signed: [SignedUpdate] = []
+            for update in pending {
+                if let sent = session.sent[update.number] {
+                    guard now.nanoseconds - sent.at.nanoseconds >= Self.sendAgainAfter else { continue }
+                    session.sent[update.number]?.at = now
+                    outgoing.append(Self.outgoing(sent.message, update, signer))
+                    continue
+                }
+                // Milliseconds: above all earlier ones also for a store that was restored from a copy.
+                last = max(last + 1, now.nanoseconds / 1_000_000)
+                let message = try Update(
+                    parameter: update.parameter, value: update.value, unit: update.unit, nonce: session.nonce,
+                    batch: update.batch
+                ).signed(
+                    for: auditor, sequence: last, expires: update.expires, issuedAt: now, chain: chain, by: signer)
+                signed.append(
+                    SignedUpdate(
+                        request: update.number, auditor: auditor, sequence: last, nonce: session.nonce, signedAt: now,
+                        message: message))
+                session.sent[update.number] = (message, now)
+                outgoing.append(Self.outgoing(message, update, signer))
+            }
+            if !signed.isEmpty { try self.store.record(signed) }
+            self.sessions[auditor] = session
+        }
+        return outgoing
+    }
+
+    private static func outgoing(_ message: SignedMessage, _ update: PendingUpdate, _ signer: some Signer) -> Outgoing {
+        Outgoing(
+            topic: .update(update.auditor.id, controller: signer.issuer.id, parameter: update.parameter),
+            bytes: message.bytes, isRetained: false)
+    }
+}
+
+extension UpdateDispatcher: Sendable where Store: Sendable {}
