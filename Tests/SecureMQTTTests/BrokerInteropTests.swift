@@ -75,6 +75,19 @@ struct BrokerInteropTests {
         #expect(try await Self.stop(second))
     }
 
+    @Test(.enabled(if: FileManager.default.fileExists(atPath: "/proc/self/limits")))
+    func `the limit of open files is raised as far as the system lets us`() async throws {
+        let port = try freePort()
+        let broker = try ChildProcess(
+            "sh", ["-c", "ulimit -Sn 64; exec \"$0\" broker --development --port \(port)", Program.path])
+        try await broker.waitForOutput("listening")
+        let limits = try String(contentsOfFile: "/proc/\(broker.processIdentifier)/limits", encoding: .utf8)
+        let line = try #require(limits.split(separator: "\n").first { $0.hasPrefix("Max open files") })
+        let numbers = line.split(separator: " ").compactMap { Int($0) }
+        #expect(numbers.count == 2 && numbers[0] == numbers[1] && numbers[0] > 64, "\(line)")
+        #expect(try await Self.stop(broker))
+    }
+
     /// What somebody's certificate allows, with each of Mosquitto's clients.
     private struct Right {
         let who: String

@@ -61,6 +61,7 @@ struct BrokerCommand: AsyncParsableCommand {
         let broker = try DevelopmentBroker.makeBroker(
             port: self.port ?? 1_883, settings: self.options.settings, logger: logger)
         DevelopmentBroker.warn()
+        OpenFiles.raiseLimit(for: 0, logger: logger)
         try await runServices([broker, ListeningNotice(broker: broker)], logger: logger)
     }
 }
