@@ -77,7 +77,7 @@ package enum DurableFile {
             let mode = String(status.st_mode & 0o777, radix: 8)
             throw PKIError(
                 .permissions,
-                "\(path) holds a private key and others may access it (mode 0\(mode)): run chmod 600 \(path)")
+                "\(path) is secret and others may access it (mode 0\(mode)): run chmod 600 \(path)")
         }
         guard Int(status.st_size) <= maximumSize else {
             throw PKIError(.tooLarge, "\(path) is longer than \(maximumSize) bytes")
