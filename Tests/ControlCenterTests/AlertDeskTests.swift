@@ -198,6 +198,23 @@ import Testing
         #expect(try plant.states() == ["gap mona cleared", "gap mona raised"])
     }
 
+    @Test("an operator closes what is about somebody who is gone; one who comes back is watched again")
+    func close() throws {
+        var plant = try Plant(lifetime: 600_000)
+        try plant.read(.voltage, .volt, "230")
+        try plant.pass(36 * Self.minute)
+        #expect(try plant.states() == ["certificate-expiring mona raised", "no-data mona raised"])
+        for number in [1, 2] as [Int64] {
+            #expect(try plant.operators.close(number, by: "olga", at: plant.center.now))
+            #expect(try !plant.operators.close(number, by: "olga", at: plant.center.now))
+        }
+        try plant.pass(60 * Self.minute)
+        #expect(try plant.states() == ["certificate-expiring mona cleared", "no-data mona cleared"])
+        try plant.read(.voltage, .volt, "230")
+        try plant.pass(36 * Self.minute)
+        #expect(try plant.states().suffix(1) == ["no-data mona raised"])
+    }
+
     @Test("a statement with a bad and a good value is an alert")
     func badAndGood() throws {
         var plant = try Plant()

@@ -50,7 +50,9 @@ package struct AlertDesk {
                 self.watch.take(.certificate(auditor: auditor, ends: end), at: now)
             }
         }
-        for key in try self.store.acknowledgedAlerts() { self.watch.take(.acknowledged(key), at: now) }
+        let open = try self.store.openAlerts()
+        self.watch.keep(Set(open.map(\.key)))
+        for (key, isAcknowledged) in open where isAcknowledged { self.watch.take(.acknowledged(key), at: now) }
         var watch = self.watch
         let changes = watch.advance(to: now)
         let gaps = watch.acceptedGaps

@@ -93,7 +93,5 @@ public struct AlertRule: Hashable, Sendable, CustomStringConvertible {
     ]
 
     /// Whether it is about something that has happened or is lost, so that an operator's word clears it.
-    public var isClearedByOperator: Bool {
-        self == .fork || self == .streamRestart || self == .auditor || self == .gap
-    }
+    public var isClearedByOperator: Bool { self == .fork || self == .streamRestart || self == .gap }
 }

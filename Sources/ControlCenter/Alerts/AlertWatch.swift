@@ -119,6 +119,9 @@ public struct AlertWatch: Sendable {
     private(set) var acceptedGaps: [String: Int64] = [:]
     /// Something was not watched for want of room.
     private(set) var isFull = false
+    /// When certificates end, and the ends of those that operators know of.
+    private var certificates: [String: Timestamp] = [:]
+    private var closedCertificates: [String: Timestamp] = [:]
 
     public init(rules: AlertRules = AlertRules()) {
         self.rules = rules
@@ -139,6 +142,20 @@ public struct AlertWatch: Sendable {
     /// When an auditor was heard last, before this process began.
     public mutating func restore(lastHeard time: Timestamp, of auditor: String) {
         self.lastHeard[auditor] = max(self.lastHeard[auditor] ?? time, time)
+    }
+
+    /// Alerts that are open in the store: what is raised here and not among them, an operator has closed. It is raised
+    /// again when something new says so.
+    mutating func keep(_ open: Set<AlertKey>) {
+        for (key, condition) in self.conditions where condition.isRaised && !open.contains(key) {
+            self.remove(key)
+            switch key.rule {
+            case .noData: self.lastHeard[key.auditor] = nil
+            case .gap: self.acceptedGaps[key.auditor] = self.missing[key.auditor]
+            case .certificateExpiring: self.closedCertificates[key.auditor] = self.certificates[key.auditor]
+            default: break
+            }
+        }
     }
 
     // MARK: Events
@@ -169,6 +186,8 @@ public struct AlertWatch: Sendable {
             self.acceptedGaps[auditor] = accepted == 0 ? nil : accepted
             self.set(AlertKey(.gap, auditor), count > accepted, "\(count) messages are missing in its stream", now)
         case .certificate(let auditor, let ends):
+            self.certificates[auditor] = ends
+            guard self.closedCertificates[auditor] != ends else { return }
             let left = ends.nanoseconds - now.nanoseconds
             self.set(
                 AlertKey(.certificateExpiring, auditor), left < self.rules.certificateWithin,
@@ -245,7 +264,7 @@ public struct AlertWatch: Sendable {
                 key, watts > limit, isOver: watts < limit * 0.7,
                 "\(key.subject) is \(Self.text(watts)) W; usual is \(Self.text(usual.mean)) W", now)
             // A jump becomes usual slowly.
-            usual.mean += (min(watts, limit) - usual.mean) * 0.02
+            usual.mean += (min(max(watts, -limit), limit) - usual.mean) * 0.02
         } else {
             usual.mean += (watts - usual.mean) / Double(usual.count + 1)
         }

@@ -206,11 +206,13 @@ extension ControlCenterStore {
         }
     }
 
-    /// What operators have acknowledged, and is to be cleared by that.
-    func acknowledgedAlerts() throws -> [AlertKey] {
+    /// What is raised, and whether operators have acknowledged it.
+    func openAlerts() throws -> [(key: AlertKey, isAcknowledged: Bool)] {
         try self.pool.read { db in
-            try Row.fetchAll(db, sql: "SELECT * FROM alert WHERE cleared IS NULL AND acknowledged IS NOT NULL")
-                .compactMap { AlertKey(StoredAlert($0)) }
+            try Row.fetchAll(db, sql: "SELECT * FROM alert WHERE cleared IS NULL").compactMap { row in
+                let alert = StoredAlert(row)
+                return AlertKey(alert).map { ($0, alert.acknowledged != nil) }
+            }
         }
     }
 

@@ -220,6 +220,21 @@ public struct OperatorDesk: Sendable {
         }
     }
 
+    /// An operator knows that an alert is over, or that what it is about is gone. If it is not, what comes new of it
+    /// raises it again.
+    ///
+    /// - Returns: whether there was such an alert that was not cleared.
+    public func close(_ number: Int64, by operatorID: String, at now: Timestamp) throws(ControlCenterError) -> Bool {
+        try self.write { db in
+            try db.execute(
+                sql: """
+                    UPDATE alert SET cleared = ?1, acknowledged = coalesce(acknowledged, ?1),
+                        acknowledged_by = coalesce(acknowledged_by, ?2) WHERE number = ?3 AND cleared IS NULL
+                    """, arguments: [now.nanoseconds, operatorID, number])
+            return db.changesCount > 0
+        }
+    }
+
     /// An operator has seen an alert.
     ///
     /// - Returns: whether there was such an alert that nobody had acknowledged.
