@@ -200,7 +200,7 @@ struct AlertsListCommand: AsyncParsableCommand {
 struct AlertsAcknowledgeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "acknowledge",
-        abstract: "Say that somebody has seen an alert; who is recorded.")
+        abstract: "Say that somebody has seen an alert, or that it is over; who is recorded.")
 
     @OptionGroup
     var options: OperatorOptions
@@ -208,9 +208,19 @@ struct AlertsAcknowledgeCommand: AsyncParsableCommand {
     @Argument(help: ArgumentHelp("The numbers of alerts.", valueName: "number"))
     var numbers: [Int64]
 
+    @Flag(help: "It is over, or what it is about is gone; something new of it raises it again.")
+    var close = false
+
     func run() async throws {
         let desk = try await self.options.openDesk()
         for number in self.numbers {
+            if self.close {
+                guard try desk.close(number, by: OperatorOptions.operatorID, at: systemClock()) else {
+                    throw CommandError(.badData, "there is no alert \(number) that is open")
+                }
+                Terminal.standardOutput.line("alert \(number) is closed")
+                continue
+            }
             guard try desk.acknowledge(number, by: OperatorOptions.operatorID, at: systemClock()) else {
                 throw CommandError(.badData, "there is no alert \(number) that nobody has acknowledged yet")
             }

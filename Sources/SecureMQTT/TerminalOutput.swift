@@ -107,7 +107,10 @@ struct Table: Sendable {
         let style: Terminal.Style?
 
         init(_ text: String, _ style: Terminal.Style? = nil) {
-            self.text = text
+            // What auditors say must not command the terminal.
+            self.text = String(
+                String.UnicodeScalarView(
+                    text.unicodeScalars.map { $0.properties.generalCategory == .control ? "\u{FFFD}" : $0 }))
             self.style = style
         }
 

@@ -14,12 +14,14 @@ struct UpdateCommand: AsyncParsableCommand {
         discussion: """
             Acts through the control center's store, so it runs on that machine, as that user; who asked is recorded. \
             The parameters, with units and bounds: secure-mqtt auditor parameters. An auditor that is allowed the \
-            original LiCore format is told in that: SAMPLE_RATE only, and nothing answers.
+            original LiCore format is told in that: SAMPLE_RATE only, and nothing answers. A newer update ends older ones \
+            of the same parameter that are not answered.
 
             EXAMPLES
               secure-mqtt update mona SAMPLE_RATE 0.2
               secure-mqtt update mona lena STATEMENT_INTERVAL 300 --expires 2d --group "slow at night"
               secure-mqtt update --all METERS_ENABLED main,inverter
+              secure-mqtt update --cancel 17
               secure-mqtt updates
             """)
 
@@ -27,10 +29,15 @@ struct UpdateCommand: AsyncParsableCommand {
     var options: OperatorOptions
 
     @Argument(help: ArgumentHelp("IDs of auditors, a parameter, its value.", valueName: "id... parameter value"))
-    var words: [String]
+    var words: [String] = []
 
     @Flag(help: "Every auditor that has said hello.")
     var all = false
+
+    @Option(
+        help: ArgumentHelp("Take back an update that is not answered; nothing else is given then.", valueName: "number")
+    )
+    var cancel: Int64?
 
     @Option(help: ArgumentHelp("Until when it may be applied: 90s, 30m, 12h, 7d.", valueName: "time"))
     var expires = "7d"
@@ -48,6 +55,7 @@ struct UpdateCommand: AsyncParsableCommand {
     }
 
     func run() async throws {
+        if let cancel { return try await self.take(back: cancel) }
         guard self.words.count >= (self.all ? 2 : 3) else {
             throw CommandError(
                 .usage, "write secure-mqtt update ID... PARAMETER VALUE, such as update mona SAMPLE_RATE 0.2")
@@ -89,6 +97,17 @@ struct UpdateCommand: AsyncParsableCommand {
         }
     }
 
+    private func take(back number: Int64) async throws {
+        guard self.words.isEmpty, !self.all else {
+            throw CommandError(.usage, "write secure-mqtt update --cancel NUMBER, without anything else")
+        }
+        let desk = try await self.options.openDesk()
+        guard try desk.cancel(number, by: OperatorOptions.operatorID, at: systemClock()) else {
+            throw CommandError(.badData, "there is no update \(number) that waits for an answer: secure-mqtt updates")
+        }
+        Terminal.standardOutput.line("update \(number) is cancelled")
+    }
+
     private func order(
         _ parameter: Topic.Parameter, _ value: ParameterValue, of auditors: [Identifier],
         in place: OperatorOptions.Place, at now: Timestamp
@@ -106,7 +125,7 @@ struct UpdateCommand: AsyncParsableCommand {
 struct UpdatesCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "updates",
-        abstract: "Show the queue of updates: queued, sent, applied, refused and why, expired.",
+        abstract: "Show the queue of updates: queued, sent, applied, refused and why, expired, superseded, cancelled.",
         discussion: """
             One in the original's form is numbered apart; it ends as published or refused, for nothing answers it.
 

@@ -67,6 +67,7 @@ public struct ParameterDefinition: Hashable, Sendable {
     ///
     /// - Throws: ``Refusal`` `value`.
     public func check(_ value: ParameterValue, unit: String?) throws(Refusal) {
+        if let flaw = value.flaw { throw Refusal(.value, flaw) }
         guard unit == self.unit else {
             throw Refusal(.value, "\(self.name) has \(self.unit.map { "the unit \($0)" } ?? "no unit")")
         }

@@ -78,9 +78,6 @@ public struct Reason: Hashable, Sendable, CustomStringConvertible {
         .signature, .revoked, .expired, .duplicate, .conflict, .fork, .streamClosed, .busy,
     ]
 
-    /// The words that an auditor has for an update, beside those of any message, in the order of checking.
-    public static let ofUpdates: [Reason] = [.audience, .nonce, .sequence, .expired, .parameter, .value]
-
     /// Whether a message so refused is refused for good, and sending it again is useless.
     public var isForGood: Bool {
         self != .certificateUnknown && self != .busy && self != .duplicate

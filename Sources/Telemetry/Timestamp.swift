@@ -10,7 +10,11 @@ public struct Timestamp: Hashable, Sendable, Comparable {
     /// Whole seconds.
     ///
     /// - Precondition: within ±9,223,372,036.
-    public init(seconds: Int64) { self.nanoseconds = seconds * 1_000_000_000 }
+    /// What is beyond the years 1677 to 2262 becomes the first or the last moment.
+    public init(seconds: Int64) {
+        let (nanoseconds, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)
+        self.nanoseconds = overflow ? (seconds < 0 ? .min : .max) : nanoseconds
+    }
 
     /// Whole seconds, rounded down.
     public var seconds: Int64 {

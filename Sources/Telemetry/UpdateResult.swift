@@ -122,7 +122,7 @@ public enum ParameterValue: Hashable, Sendable {
     }
 
     /// What the wire format does not take, in one line; nil if it takes this value.
-    var flaw: String? {
+    package var flaw: String? {
         let texts: [String] =
             switch self {
             case .number, .flag: []

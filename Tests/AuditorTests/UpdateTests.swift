@@ -370,6 +370,56 @@ struct DeskSigner: Signer {
         #expect(try told().map(\.isRaised) == [false])
     }
 
+    private func told(_ desk: inout Desk) throws -> [Alert] { try desk.takeSent().compactMap(\.alert) }
+
+    /// Loses the connection and has another.
+    private func connectAgain(_ desk: inout Desk) throws {
+        desk.step(.disconnected)
+        var center = try Center(desk)
+        for entry in desk.outbox.entries { _ = try center.receive(entry.bytes) }
+        desk.step(.connected)
+        desk.step(.receipts(try center.answer(try desk.takeHello())))
+    }
+
+    @Test("What is over is said again on the next connection, once, and by an auditor that ran anew")
+    func overAgain() throws {
+        var (desk, _) = try self.connected {
+            $0.sendsAlerts = true
+            $0.meterSilentAfter = 60_000_000_000
+        }
+        try desk.read(1...1)
+        desk.wait(seconds: 61)
+        #expect(try self.told(&desk).map(\.isRaised) == [true])
+        try desk.read(2...2)
+        #expect(try self.told(&desk).map(\.isRaised) == [false])
+        #expect(desk.outbox.memory.told == ["meter-silent"])
+        try self.connectAgain(&desk)
+        #expect(try self.told(&desk).map(\.isRaised) == [false])
+        try self.connectAgain(&desk)
+        #expect(try self.told(&desk).isEmpty)
+        #expect(desk.outbox.memory.told == [])
+    }
+
+    @Test("A meter that is read seldom, or not at all, is not silent")
+    func seldom() throws {
+        var (desk, nonce) = try self.connected {
+            $0.sendsAlerts = true
+            $0.meterSilentAfter = 60_000_000_000
+        }
+        try desk.read(1...1)
+        let update = try Update(
+            parameter: .sampleRate, value: .number(try #require(ExactDecimal("3600"))), unit: "s", nonce: nonce
+        ).signed(
+            for: desk.party.spiffeID, sequence: 1, expires: desk.now.advanced(byNanoseconds: 1_000_000_000_000),
+            issuedAt: desk.now, chain: desk.pki.controlCenter.chainDER, by: DeskSigner(party: desk.pki.controlCenter))
+        desk.step(
+            .told(topic: "control_center/updates/home-1/center-1/SAMPLE_RATE", update.bytes, isRetained: false))
+        desk.wait(seconds: 7_200)
+        #expect(!desk.machine.activeAlarms.contains(.meterSilent))
+        desk.wait(seconds: 3_601)
+        #expect(desk.machine.activeAlarms.contains(.meterSilent))
+    }
+
     @Test("A clock that differs from the control center's raises an alarm")
     func clock() throws {
         var desk = try Desk()

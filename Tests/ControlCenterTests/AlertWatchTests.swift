@@ -26,9 +26,9 @@ import Testing
             self.look()
         }
 
-        /// Says twice that it is over, and lets time pass.
+        /// Says for long enough that it is over.
         mutating func end(_ event: (Self) throws -> WatchEvent) rethrows {
-            for _ in 0..<2 {
+            for _ in 0..<8 {
                 self.take(try event(self))
                 self.pass(4 * AlertWatchTests.minute)
             }
@@ -102,7 +102,7 @@ import Testing
         #expect(replay.said == ["+out-of-range mona"])
         // Back, but hardly.
         try replay.read(.voltage, .volt, "254.9")
-        replay.pass(60 * Self.minute)
+        replay.pass(2 * Self.minute)
         #expect(replay.said.count == 1)
         try replay.read(.voltage, .volt, "231")
         replay.pass(4 * Self.minute)
@@ -110,8 +110,93 @@ import Testing
         // For a while, but nobody has said so since.
         replay.pass(60 * Self.minute)
         #expect(replay.said.count == 1)
-        try replay.read(.voltage, .volt, "232")
+        // Readings that are an hour apart prove nothing soon.
+        for _ in 0..<4 {
+            try replay.read(.voltage, .volt, "232")
+            replay.pass(60 * Self.minute)
+        }
+        #expect(replay.said.count == 1)
+        for _ in 0..<3 {
+            try replay.read(.voltage, .volt, "232")
+            replay.pass(60 * Self.minute)
+        }
         #expect(replay.said == ["+out-of-range mona", "-out-of-range mona"])
+    }
+
+    @Test("values beyond all reason are alerts as others are", arguments: [1, 900 * second])
+    func absurd(_ interval: Int64) throws {
+        var replay = Replay { $0.night = AlertRules.Night(from: 0, to: 1_439, offset: 0) }
+        for _ in 0..<30 { try replay.read(.consumption, .kilowattHour, "0.075", interval: 900 * Self.second) }
+        let most = "\(Int64.max)"
+        try replay.read(.production, .kilowattHour, most, interval: interval)
+        try replay.read(.powerProduced, .kilowatt, most)
+        try replay.read(.consumption, .kilowattHour, most, interval: interval)
+        try replay.read(.consumption, .kilowattHour, "-\(most)", interval: interval)
+        #expect(Set(replay.said) == ["+night-production mona", "+consumption-jump mona"])
+    }
+
+    @Test("a range without an end is one", arguments: [0...Double.infinity, -Double.infinity...Double.infinity])
+    func endless(_ bounds: ClosedRange<Double>) throws {
+        var replay = Replay { $0.ranges = [AlertRules.Range(quantity: "voltage", bounds: bounds)] }
+        try replay.read(.voltage, .volt, "-1")
+        #expect(replay.said == (bounds.lowerBound == 0 ? ["+out-of-range mona"] : []))
+    }
+
+    @Test("what was bad and is good again by the next look is raised, and cleared later")
+    func betweenLooks() throws {
+        var replay = Replay()
+        let (bad, good) = (try replay.reading(.voltage, .volt, "260"), try replay.reading(.voltage, .volt, "230"))
+        replay.watch.take(bad, at: replay.now)
+        replay.watch.take(good, at: replay.now)
+        replay.watch.take(good, at: replay.now.advanced(byNanoseconds: Self.second))
+        replay.pass(2 * Self.second, every: Self.second)
+        #expect(replay.said == ["+out-of-range mona"])
+        try replay.end { try $0.reading(.voltage, .volt, "230") }
+        #expect(replay.said == ["+out-of-range mona", "-out-of-range mona"])
+    }
+
+    @Test("an auditor that tells of everything is one alert more at last, and hides nothing of others or of its forks")
+    func flood() throws {
+        var replay = Replay()
+        let letters = Array("abcdefghijklmnop")
+        for number in 0..<200 {
+            let word = try #require(Reason("x-\(letters[number / 16])\(letters[number % 16])"))
+            replay.take(.told(auditor: "mallory", Alert(word, "look")))
+        }
+        #expect(replay.said.count == 65)
+        #expect(replay.said.filter { $0 == "+and-more mallory" }.count == 1)
+        replay.take(.alarm(auditor: "mallory", kind: .fork, number: 1, detail: "x"))
+        try replay.read(.voltage, .volt, "260")
+        #expect(replay.said.suffix(2) == ["+fork mallory", "+out-of-range mona"])
+        for number in 0..<200 {
+            let word = try #require(Reason("x-\(letters[number / 16])\(letters[number % 16])"))
+            replay.take(.told(auditor: "mallory", Alert(word, "", isRaised: false)))
+        }
+        replay.pass(11 * Self.minute)
+        #expect(replay.said.contains("-and-more mallory"))
+    }
+
+    @Test("a gap that an operator knows of is over, until more is missing; also after a restart")
+    func knownGap() {
+        var replay = Replay()
+        replay.take(.missing(auditor: "mona", count: 3))
+        replay.pass(11 * Self.minute)
+        replay.take(.acknowledged(AlertKey(.gap, "mona")))
+        #expect(replay.said == ["+gap mona", "-gap mona"])
+        replay.take(.missing(auditor: "mona", count: 3))
+        replay.pass(20 * Self.minute)
+        #expect(replay.said.count == 2)
+        replay.take(.missing(auditor: "mona", count: 4))
+        replay.pass(11 * Self.minute)
+        #expect(replay.said.suffix(1) == ["+gap mona"])
+    }
+
+    @Test("refusals that were raised before a restart are over when no more come")
+    func restoredRefusals() {
+        var replay = Replay()
+        replay.watch.restore(AlertKey(.refusals, "mona"), text: "x", at: replay.now)
+        replay.pass(10 * Self.minute)
+        #expect(replay.said == ["-refusals mona"])
     }
 
     @Test("what swings around its limit is raised once and does not flap", arguments: ["255.1", "194.2"])
@@ -128,18 +213,18 @@ import Testing
 
     /// What swings between bad and good for as long as somebody watches, a step at a time; true is bad.
     private func swing(
-        _ rule: AlertRule, _ replay: inout Replay, every step: Int64, for steps: Int = 400,
+        _ rule: AlertRule, _ replay: inout Replay, every step: Int64, for steps: Int = 400, period: Int = 2,
         _ event: (Replay, Bool) throws -> WatchEvent
     ) throws {
         for number in 0..<steps {
-            replay.take(try event(replay, number % 2 == 0))
+            replay.take(try event(replay, number % period == 0))
             replay.pass(step)
         }
         #expect(replay.said == ["+\(rule) mona"], "\(rule)")
     }
 
-    @Test("no rule flaps: what comes and goes is raised once", arguments: AlertRule.all)
-    func noneFlaps(_ rule: AlertRule) throws {
+    @Test("no rule flaps: what comes and goes is raised once", arguments: AlertRule.all, [2, 3, 5])
+    func noneFlaps(_ rule: AlertRule, _ period: Int) throws {
         var replay = Replay { $0.night = AlertRules.Night(from: 0, to: 1_439, offset: 0) }
         let quarter = 15 * Self.minute
         let word = try #require(Reason("meter-silent"))
@@ -149,15 +234,17 @@ import Testing
             // Always a little too late.
             try self.swing(rule, &replay, every: 36 * Self.minute) { replay, _ in replay.heard(.synchronised) }
         case .outOfRange:
-            try self.swing(rule, &replay, every: quarter) { try $0.reading(.voltage, .volt, $1 ? "256" : "230") }
+            try self.swing(rule, &replay, every: quarter, period: period) {
+                try $0.reading(.voltage, .volt, $1 ? "256" : "230")
+            }
         case .nightProduction:
-            try self.swing(rule, &replay, every: quarter) {
+            try self.swing(rule, &replay, every: quarter, period: period) {
                 try $0.reading(.production, .kilowattHour, $1 ? "0.5" : "0", interval: quarter)
             }
         case .consumptionJump:
             for _ in 0..<30 { try replay.read(.consumption, .kilowattHour, "0.075", interval: quarter) }
             // Not so long that it becomes usual.
-            try self.swing(rule, &replay, every: quarter, for: 20) {
+            try self.swing(rule, &replay, every: quarter, for: 20, period: period) {
                 try $0.reading(.consumption, .kilowattHour, $1 ? "5" : "0.075", interval: quarter)
             }
         case .gap:
@@ -176,17 +263,19 @@ import Testing
                 .certificate(auditor: "mona", ends: end)
             }
         case .clockOff:
-            try self.swing(rule, &replay, every: quarter) {
-                $0.heard(.informative, ahead: $1 ? 121 * Self.second : 119 * Self.second)
+            try self.swing(rule, &replay, every: quarter, period: period) {
+                $0.heard(.informative, ahead: $1 ? 121 * Self.second : 59 * Self.second)
             }
         case .outboxFilling:
-            try self.swing(rule, &replay, every: quarter) { $0.heartbeat($1 ? 10_001 : 4_999) }
+            try self.swing(rule, &replay, every: quarter, period: period) { $0.heartbeat($1 ? 10_001 : 4_999) }
         case .refusals:
             try self.swing(rule, &replay, every: 2 * Self.minute) { .refused(claimed: "mona", count: $1 ? 90 : 1) }
         case .auditor:
             try self.swing(rule, &replay, every: 2 * Self.minute) {
                 .told(auditor: "mona", Alert(word, "m1 is silent", isRaised: $1))
             }
+        // It is told in `flood`.
+        case .andMore: break
         default: Issue.record("no test of \(rule)")
         }
     }
@@ -319,7 +408,8 @@ import Testing
         #expect(replay.said == ["+refusals mona", "-refusals mona"])
     }
 
-    @Test("what an auditor tells is an alert until the auditor, or an operator, says that it is over")
+    @Test(
+        "what an auditor tells is an alert until the auditor says that it is over; acknowledged, it is not raised anew")
     func told() throws {
         var replay = Replay()
         let word = try #require(Reason("meter-silent"))
@@ -330,7 +420,10 @@ import Testing
         #expect(replay.said == ["+auditor mona", "-auditor mona"])
         replay.take(.told(auditor: "mona", Alert(word, "again")))
         replay.take(.acknowledged(AlertKey(.auditor, "mona", "meter-silent")))
-        #expect(replay.said.suffix(2) == ["+auditor mona", "-auditor mona"])
+        // At the next hello.
+        replay.pass(60 * Self.minute)
+        replay.take(.told(auditor: "mona", Alert(word, "again")))
+        #expect(replay.said == ["+auditor mona", "-auditor mona", "+auditor mona"])
     }
 
     @Test("what was raised before a restart is not raised again, and is cleared when it is over")

@@ -145,6 +145,54 @@ struct NotificationTests {
         receiver.kill()
     }
 
+    @Test("by a webhook at its own address only: where it is sent on to is not told")
+    func redirect() async throws {
+        let port = try freePort()
+        let receiver = try await Receiver.start(["http", "\(port)", "a secret", "302", "200"])
+        let clock = MovedClock()
+        var settings = NotificationSettings()
+        settings.webhook = NotificationSettings.Webhook(url: "http://127.0.0.1:\(port)/hook")
+        try await self.whileAlerted(settings, clock: clock) {
+            try await self.wait(receiver, for: "\"status\": 302")
+            let store = self.store
+            try await withDeadline(.seconds(30), "it is to be told again") {
+                while try store.notificationErrors().isEmpty { try await Task.sleep(for: .milliseconds(10)) }
+            }
+            clock.move(seconds: 31)
+            try await self.wait(receiver, for: "\"status\": 200")
+        }
+        #expect(!receiver.output.contains("followed"))
+        receiver.kill()
+    }
+
+    @Test("not by MQTT where there is nobody to tell: what is about an unknown ID is not told to all")
+    func nobody() async throws {
+        var settings = NotificationSettings()
+        settings.isPublished = true
+        let (bus, clock, store) = (SilentBus(), MovedClock(), self.store)
+        let desk = ControlDesk(
+            bus: bus, store: store, signer: PartySigner(self.pki.controlCenter),
+            chain: self.pki.controlCenter.chainDER, notifications: settings, clock: { clock.now })
+        var center = try TestCenter(store, pki: self.pki)
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            group.addTask { try await desk.run() }
+            defer { group.cancelAll() }
+            let operators = try OperatorDesk(path: self.folder.path("control-center.sqlite3"))
+            try center.process(Arrival(topic: "audits/measures/ghost", bytes: Array("gone".utf8)))
+            clock.move(seconds: 11)
+            // Whatever was counted at the first look, more comes; for 60 seconds at most.
+            for _ in 0..<200 where try store.notificationErrors().isEmpty {
+                try center.process(
+                    (0..<70).map { _ in Arrival(topic: "audits/measures/ghost", bytes: Array("gone".utf8)) })
+                clock.move(seconds: 11)
+                try await Task.sleep(for: .milliseconds(300))
+            }
+            #expect(try operators.alerts(isOpen: true, limit: 9).map(\.rule) == ["refusals"])
+        }
+        #expect(try store.notificationErrors() == ["no auditor of this ID takes alerts"])
+        #expect(bus.published.isEmpty)
+    }
+
     @Test("by MQTT, as a signed alert to the auditor that it is about")
     func mqtt() async throws {
         var settings = NotificationSettings()

@@ -1,4 +1,5 @@
 import ControlCenter
+import GRDB
 import Identity
 import PKI
 import Telemetry
@@ -120,7 +121,7 @@ import Testing
     func store() throws {
         let folder = try TemporaryDirectory()
         defer { folder.remove() }
-        var home = TestAuditor(try self.pki.auditor("mona"), at: self.now)
+        let home = TestAuditor(try self.pki.auditor("mona"), at: self.now)
         var numbers: [Int64] = []
         let path = folder.path("control-center.sqlite3")
         do {
@@ -154,7 +155,89 @@ import Testing
         let store = try ControlCenterStore(directory: folder.path)
         try store.expireUpdates(at: self.now.advanced(byNanoseconds: 1_000_000_000_000))
         #expect(try desk.updates(limit: 10).map(\.state) == ["expired", "expired"])
-        _ = try home.next()
+    }
+
+    /// A store, and operators at it.
+    private func withStore(_ body: (ControlCenterStore, OperatorDesk, String) throws -> Void) throws {
+        let folder = try TemporaryDirectory()
+        defer { folder.remove() }
+        let store = try ControlCenterStore(directory: folder.path)
+        let path = folder.path("control-center.sqlite3")
+        try body(store, try OperatorDesk(path: path), path)
+    }
+
+    private func ask(_ desk: OperatorDesk, _ parameter: Topic.Parameter, _ value: ParameterValue) throws -> Int64 {
+        var random = SplitMix64(seed: 1)
+        return try #require(
+            try desk.ask(
+                parameter, value, unit: nil, of: [self.mona],
+                expires: self.now.advanced(byNanoseconds: 1_000_000_000_000),
+                by: "olga", at: self.now, random: &random
+            ).first)
+    }
+
+    @Test("a value that no message can carry is refused before it is queued")
+    func tooMany() throws {
+        let names = (1...65).map { "a\($0)" }
+        let definition = try #require(ParameterDefinition.named(.metersEnabled))
+        #expect(throws: Refusal(.value, "")) { _ = try definition.parse(names.joined(separator: ",")) }
+        _ = try definition.parse(names.prefix(64).joined(separator: ","))
+        try self.withStore { _, desk, _ in
+            #expect(throws: ControlCenterError.self) { _ = try self.ask(desk, .metersEnabled, .texts(names)) }
+            let queued = try desk.updates(limit: 9)
+            #expect(queued.isEmpty)
+        }
+    }
+
+    @Test("a row that cannot be read is refused, and holds up nobody")
+    func unreadable() throws {
+        try self.withStore { store, desk, path in
+            _ = try self.ask(desk, .logLevel, .text("info"))
+            try DatabaseQueue(path: path).write { db in
+                try db.execute(sql: "UPDATE update_request SET value = x'ff'")
+            }
+            _ = try self.ask(desk, .metersEnabled, .texts(["main"]))
+            var dispatcher = UpdateDispatcher(store: store)
+            dispatcher.heard(self.nonce(1), of: self.mona)
+            #expect(try self.work(&dispatcher).map(\.update.parameter) == [.metersEnabled])
+            let updates = try desk.updates(limit: 9)
+            #expect(updates.map(\.state) == ["refused", "sent"])
+            #expect(updates.first?.reason?.hasPrefix("format: ") == true)
+        }
+    }
+
+    @Test("a newer order ends older ones of the same parameter; one can be taken back until it is answered")
+    func superseded() throws {
+        try self.withStore { store, desk, _ in
+            _ = try self.ask(desk, .logLevel, .text("debug"))
+            let other = try self.ask(desk, .metersEnabled, .texts([]))
+            let newest = try self.ask(desk, .logLevel, .text("info"))
+            #expect(try desk.updates(limit: 9).map(\.state) == ["superseded", "queued", "queued"])
+            #expect(try desk.updates(limit: 9).first?.reason == "superseded by \(newest)")
+            #expect(try desk.cancel(other, by: "olga", at: self.now))
+            #expect(try !desk.cancel(other, by: "olga", at: self.now))
+            #expect(try desk.updates(limit: 9).map(\.state) == ["superseded", "cancelled", "queued"])
+            var dispatcher = UpdateDispatcher(store: store)
+            dispatcher.heard(self.nonce(1), of: self.mona)
+            #expect(try self.work(&dispatcher).map(\.update.value) == [.text("info")])
+        }
+    }
+
+    @Test("a form that was refused for its number only is not repeated: another is signed")
+    func late() throws {
+        var updates = MemoryUpdates()
+        updates.ask(try self.update(1))
+        var dispatcher = UpdateDispatcher(store: updates)
+        dispatcher.heard(self.nonce(1), of: self.mona)
+        let first = try #require(try self.work(&dispatcher).first)
+        dispatcher.refusedAsLate(first.envelope.id, by: self.lena)
+        dispatcher.refusedAsLate(MessageID(hashing: []), by: self.mona)
+        #expect(try self.work(&dispatcher, after: 60).map(\.envelope.id) == [first.envelope.id])
+        dispatcher.refusedAsLate(first.envelope.id, by: self.mona)
+        let second = try #require(try self.work(&dispatcher, after: 120).first)
+        #expect(second.envelope.id != first.envelope.id)
+        #expect(second.update.nonce == first.update.nonce)
+        #expect(try self.work(&dispatcher, after: 180).map(\.envelope.id) == [second.envelope.id])
     }
 
     @Test("A store that is not there, or another's, is told of in one line")

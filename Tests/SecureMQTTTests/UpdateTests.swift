@@ -246,7 +246,9 @@ import Testing
         for (setting, says) in [
             ("alerts.no-data-after=5", "35m"), ("alerts.ranges=volts=1..2", "voltage=195..255"),
             ("alerts.night=22", "22:00-04:00"), ("alerts.utc-offset=+01:00", "alerts.night, which is missing"),
-            ("alerts.webhook=ftp://x", "https://"), ("alerts.webhook-secret=/x", "alerts.webhook, which is missing"),
+            ("alerts.webhook=ftp://x", "https://"), ("alerts.webhook=http://energy.example/x", "https://"),
+            ("alerts.ranges=power=0..inf", "voltage=195..255"), ("alerts.ranges=voltage=0..1e300", "voltage=195..255"),
+            ("alerts.webhook-secret=/x", "alerts.webhook, which is missing"),
             ("alerts.mail-security=ssl", "alerts.mail-host, which is missing"), ("alerts.mail-host=x", "mail-to"),
         ] {
             let result = try await Program.run(["control-center", "--set", setting] + config)
@@ -259,5 +261,18 @@ import Testing
         #expect(late.status == 0)
         #expect(late.errorOutput.contains("does not run at the moment"), "\(late)")
         #expect(try plant.query("SELECT state FROM update_request") == "queued")
+        let many = (1...65).map { "a\($0)" }.joined(separator: ",")
+        let tooMany = try await Program.run(["update", Plant.auditor, "METERS_ENABLED", many] + config)
+        #expect(tooMany.status == 64, "\(tooMany)")
+        // What would command the terminal is shown as what it is not.
+        let group = try await Program.run(
+            ["update", Plant.auditor, "SAMPLE_RATE", "2", "--group", "\u{1B}[2Jred"] + config)
+        #expect(group.status == 0, "\(group)")
+        let table = try await Self.operate(plant, ["updates"])
+        #expect(table.contains("\u{FFFD}[2Jred") && !table.contains("\u{1B}"), "\(table)")
+        #expect(table.contains("superseded by 2"), "\(table)")
+        _ = try await Self.operate(plant, ["update", "--cancel", "2"])
+        let again = try await Program.run(["update", "--cancel", "2"] + config)
+        #expect(again.status == 65 && again.errorOutput.contains("no update 2"), "\(again)")
     }
 }

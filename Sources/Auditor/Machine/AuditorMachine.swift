@@ -114,10 +114,14 @@ public struct AuditorMachine: Sendable {
     /// What they have told and is not looked at yet.
     private var told: Deque<ControlMessage> = []
     private var settings: [(Topic.Parameter, ParameterValue)] = []
+    /// When it answered with a refusal, and when it told of a message that it did not take, within the last minute.
     private var answeredAt: Deque<Timestamp> = []
+    private var ignoredAt: Deque<Timestamp> = []
+    /// What an update has set, in nanoseconds; 0 if none has.
+    private var sampleRate: Int64 = 0
     /// Whose readings are taken; nil for all.
     private var enabledMeters: Set<MeterName>?
-    private var alerts = AlertOutbox()
+    private var alerts: AlertOutbox
     private var committingStatements = 0
 
     private var groups: Deque<Group> = []
@@ -205,6 +209,7 @@ public struct AuditorMachine: Sendable {
         self.isDirty = outbox.state == nil
         self.lastSignedAt = now
         self.memory = outbox.memory
+        self.alerts = AlertOutbox(told: outbox.memory.told ?? [])
         for (parameter, value) in self.parameters { self.set(parameter, value) }
     }
 
@@ -268,8 +273,8 @@ public struct AuditorMachine: Sendable {
         if let retry { deadlines.append(retry.at) }
         if let signRetryAt { deadlines.append(signRetryAt) }
         if let open { deadlines.append(open.since.after(self.configuration.statementInterval)) }
-        if self.configuration.meterSilentAfter > 0, self.active[.meterSilent] == nil, !self.hasSourceEnded {
-            deadlines += self.meters.values.map { $0.lastGiven.after(self.configuration.meterSilentAfter) }
+        if self.meterSilentAfter > 0, self.active[.meterSilent] == nil, !self.hasSourceEnded {
+            deadlines += self.meters.values.map { $0.lastGiven.after(self.meterSilentAfter) }
         }
         if !self.isStopping { deadlines.append(self.lastSignedAt.after(self.configuration.heartbeatInterval)) }
         switch self.link {
@@ -333,7 +338,7 @@ public struct AuditorMachine: Sendable {
     ) throws(OutboxError) {
         self.closeGroup(now)
         self.watchLimits(outbox)
-        self.watchMeters(now)
+        self.watchMeters(now, outbox)
         if self.committing == nil {
             // What is decided goes to disk before anything is signed on top of it.
             if !self.isDirty {
@@ -361,6 +366,8 @@ public struct AuditorMachine: Sendable {
         default: break
         }
         self.sendAlerts(now)
+        // What was told is on disk with the next transaction, which may be long in coming.
+        if self.committing == nil, self.isDirty { self.commit() }
     }
 
     // MARK: Readings
@@ -1110,7 +1117,7 @@ public struct AuditorMachine: Sendable {
     /// Raises what has happened and is over.
     private mutating func announce(_ kind: Alarm.Kind, _ text: String) {
         self.actions.append(.raise(Alarm(kind, text)))
-        if kind.isTold { self.alerts.raise(kind, text) }
+        if kind.isTold { self.alerts.raise(kind, text, lasts: false) }
     }
 
     private mutating func clear(_ kind: Alarm.Kind) {
@@ -1159,24 +1166,25 @@ public struct AuditorMachine: Sendable {
             case .repeated: self.statistics.updatesRefused += 1
             case .ignore(let refusal):
                 self.statistics.updatesRefused += 1
-                if self.mayAnswer(now) {
+                if Self.may(&self.ignoredAt, now) {
                     self.announce(.updateRefused, "a message on \(message.topic.prefix(200)) was not taken: \(refusal)")
                 }
             case .refuse(let update, let refusal):
                 self.statistics.updatesRefused += 1
-                guard self.mayAnswer(now) else { continue }
+                guard Self.may(&self.answeredAt, now) else { continue }
                 self.answer(update, isApplied: false, refusal.description, now)
                 self.announce(.updateRefused, "\(update.content.parameter) of \(update.controller.id): \(refusal)")
             }
         }
     }
 
-    private mutating func mayAnswer(_ now: Timestamp) -> Bool {
-        while let first = self.answeredAt.first, now.nanoseconds - first.nanoseconds > 60_000_000_000 || now < first {
-            self.answeredAt.removeFirst()
+    /// So many a minute.
+    private static func may(_ times: inout Deque<Timestamp>, _ now: Timestamp) -> Bool {
+        while let first = times.first, now.nanoseconds - first.nanoseconds > 60_000_000_000 || now < first {
+            times.removeFirst()
         }
-        guard self.answeredAt.count < Self.refusalsPerMinute else { return false }
-        self.answeredAt.append(now)
+        guard times.count < Self.refusalsPerMinute else { return false }
+        times.append(now)
         return true
     }
 
@@ -1267,6 +1275,7 @@ public struct AuditorMachine: Sendable {
     /// Parameters of the machine itself.
     private mutating func set(_ parameter: Topic.Parameter, _ value: ParameterValue) {
         switch (parameter, value) {
+        case (.sampleRate, .number(let number)): self.sampleRate = number.nanoseconds ?? 0
         case (.statementInterval, .number(let number)):
             if let interval = number.nanoseconds { self.configuration.statementInterval = interval }
         case (.outboxLimit, .number(let number)):
@@ -1282,7 +1291,9 @@ public struct AuditorMachine: Sendable {
 
     private mutating func sendAlerts(_ now: Timestamp) {
         guard self.configuration.sendsAlerts, self.isOpen else { return }
-        while let (alert, sequence) = self.alerts.next(at: now) {
+        while true {
+            let former = self.alerts
+            guard let (alert, sequence) = self.alerts.next(at: now) else { break }
             do {
                 let message = try Self.sign(alert, sequence, now, self.signer)
                 self.actions.append(
@@ -1291,10 +1302,14 @@ public struct AuditorMachine: Sendable {
                             token: Publication.Token(order: 0, connection: self.connection),
                             topic: .auditorAlerts(self.signer.issuer.id), bytes: message.bytes)))
             } catch {
-                // The alarm about the key that does not sign is in the log.
-                return
+                // It waits. The alarm about the key that does not sign is in the log.
+                self.alerts = former
+                break
             }
         }
+        guard self.alerts.toldKinds != self.memory.told ?? [] else { return }
+        self.memory.told = self.alerts.toldKinds
+        self.remember()
     }
 
     private static func sign(
@@ -1306,9 +1321,21 @@ public struct AuditorMachine: Sendable {
 
     // MARK: Watching
 
-    private mutating func watchMeters(_ now: Timestamp) {
+    /// A meter that is read seldom is silent seldom. 0 for never.
+    private var meterSilentAfter: Int64 {
         let limit = self.configuration.meterSilentAfter
+        return limit > 0 ? max(limit, 3 * self.sampleRate) : 0
+    }
+
+    private mutating func watchMeters(_ now: Timestamp, _ outbox: some OutboxReader) {
+        let limit = self.meterSilentAfter
         guard limit > 0, !self.hasSourceEnded else { return }
+        // A meter that is not read is not silent.
+        guard !self.isFull(outbox.summary), self.retry == nil, self.signRetryAt == nil, self.state.resignBefore == 0
+        else {
+            for meter in self.meters.keys { self.meters[meter]?.lastGiven = now }
+            return
+        }
         let silent = self.meters.filter { now >= $0.value.lastGiven.after(limit) }.map(\.key.rawValue).sorted()
         if silent.isEmpty {
             self.clear(.meterSilent)

@@ -54,6 +54,8 @@ public struct ControlMemory: Hashable, Sendable, Codable {
     public internal(set) var handled: [Handled] = []
     /// The newest last.
     public internal(set) var alerts: [ShownAlert] = []
+    /// The auditor's own alarms that control centers may believe to last; nil in what an older version wrote.
+    public internal(set) var told: [String]?
 
     public init() {}
 

@@ -15,6 +15,11 @@ package struct AlertDesk {
     private var refusals: [String: Int64]?
     private var countedAt = Timestamp(nanoseconds: .min)
     private var certificatesAt = Timestamp(nanoseconds: .min)
+    /// As the store has them.
+    private var acceptedGaps: [String: Int64] = [:]
+
+    /// Whether something is not watched for want of room.
+    var isFull: Bool { self.watch.isFull }
 
     package init(store: ControlCenterStore, rules: AlertRules, channels: [String]) {
         self.store = store
@@ -23,12 +28,18 @@ package struct AlertDesk {
     }
 
     /// One look at what is new. If it throws, the next call looks again: what was seen twice changes nothing.
-    package mutating func work(at now: Timestamp) throws {
+    ///
+    /// - Returns: Whether there is more to look at.
+    @discardableResult
+    package mutating func work(at now: Timestamp) throws -> Bool {
         var position = try self.position ?? self.begin(at: now)
         let found = try self.store.watchEvents(after: &position, limit: Self.statementsAtOnce)
         for (event, time) in found.events { self.watch.take(event, at: time) }
         // Far behind, it works through its backlog a piece at a time: until then nobody is silent.
-        if found.isBehind { return self.position = position }
+        if found.isBehind {
+            self.position = position
+            return true
+        }
         if now.nanoseconds >= self.countedAt.nanoseconds || self.countedAt.nanoseconds == .min {
             self.countedAt = now.advanced(byNanoseconds: Self.countEvery)
             try self.count(at: now)
@@ -39,14 +50,21 @@ package struct AlertDesk {
                 self.watch.take(.certificate(auditor: auditor, ends: end), at: now)
             }
         }
-        for key in try self.store.acknowledgedAlerts() { self.watch.take(.acknowledged(key), at: now) }
+        let open = try self.store.openAlerts()
+        self.watch.keep(Set(open.map(\.key)))
+        for (key, isAcknowledged) in open where isAcknowledged { self.watch.take(.acknowledged(key), at: now) }
         var watch = self.watch
         let changes = watch.advance(to: now)
-        if !changes.isEmpty || position != self.position {
-            try self.store.commit(changes, channels: self.channels, position: position, at: now)
+        let gaps = watch.acceptedGaps
+        if !changes.isEmpty || position != self.position || gaps != self.acceptedGaps {
+            try self.store.commit(
+                changes, channels: self.channels, position: position, acceptedGaps: gaps, former: self.acceptedGaps,
+                at: now)
         }
         self.watch = watch
+        self.acceptedGaps = gaps
         self.position = position
+        return false
     }
 
     private mutating func begin(at now: Timestamp) throws -> ControlCenterStore.WatchPosition {
@@ -59,6 +77,8 @@ package struct AlertDesk {
             // While this process was away nobody listened: whoever was not silent before has its time anew.
             self.watch.restore(lastHeard: silent.contains(auditor) ? time : now, of: auditor)
         }
+        self.acceptedGaps = try self.store.acceptedGaps()
+        for (auditor, count) in self.acceptedGaps { self.watch.restore(acceptedGap: count, of: auditor) }
         return try self.store.watchPosition()
     }
 

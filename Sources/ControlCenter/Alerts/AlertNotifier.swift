@@ -37,7 +37,7 @@ public struct NotificationSettings: Sendable {
 
 /// Tells people what is to be told, again and again until it is taken, or so often.
 struct AlertNotifier: Sendable {
-    /// Eight attempts: the last an hour and a quarter after the first.
+    /// Eight attempts: the last about an hour after the first.
     static let maximumAttempts = 8
     private static let firstDelay: Int64 = 30_000_000_000
 
@@ -46,29 +46,47 @@ struct AlertNotifier: Sendable {
     let clock: @Sendable () -> Timestamp
     let logger: Logger
 
-    /// Works until cancelled.
+    /// Works until cancelled. A way that is slow holds up no other.
     func run() async {
-        guard !self.settings.channels.isEmpty else { return }
+        let channels = self.settings.channels
+        guard !channels.isEmpty else { return }
+        var configuration = HTTPClient.Configuration()
+        // What is told, and its signature, is for the address that was configured.
+        configuration.redirectConfiguration = .disallow
+        let client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
+        await withTaskGroup(of: Void.self) { group in
+            for channel in channels { group.addTask { await self.run(channel, client) } }
+        }
+        try? await client.shutdown()
+    }
+
+    private func run(_ channel: String, _ client: HTTPClient) async {
+        var trouble: String?
         while !Task.isCancelled {
             do {
-                for notification in try self.store.dueNotifications(at: self.clock(), limit: 16) {
-                    try await self.tell(notification)
+                for notification in try self.store.dueNotifications(by: channel, at: self.clock(), limit: 16) {
+                    try await self.tell(notification, client)
                 }
+                trouble = nil
             } catch {
-                self.logger.error("notifications wait", metadata: ["reason": "\(error)"])
+                // Said once, until it is over.
+                if trouble != "\(error)" {
+                    self.logger.error("notifications wait", metadata: ["by": "\(channel)", "reason": "\(error)"])
+                }
+                trouble = "\(error)"
             }
             try? await Task.sleep(for: .milliseconds(500))
         }
     }
 
-    private func tell(_ notification: Notification) async throws {
+    private func tell(_ notification: Notification, _ client: HTTPClient) async throws {
         var failure: String?
         do {
             switch notification.channel {
-            case "webhook": try await self.post(notification)
+            case "webhook": try await self.post(notification, client)
             case "mail": try await self.mail(notification)
-            case "mqtt": try self.publish(notification)
-            default: break
+            // Into the queue of alerts, where it is signed.
+            default: return try self.store.queue(notification, at: self.clock())
             }
         } catch {
             failure = "\(error)"
@@ -108,7 +126,7 @@ struct AlertNotifier: Sendable {
         return "sha256=" + code.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
     }
 
-    private func post(_ notification: Notification) async throws {
+    private func post(_ notification: Notification, _ client: HTTPClient) async throws {
         guard let webhook = self.settings.webhook else { return }
         let alert = notification.alert
         let encoder = JSONEncoder()
@@ -132,7 +150,7 @@ struct AlertNotifier: Sendable {
                 value: Self.signature(of: body, at: timestamp, secret: webhook.secret))
         }
         request.body = .bytes(ByteBuffer(bytes: body))
-        let response = try await HTTPClient.shared.execute(request, timeout: .seconds(15))
+        let response = try await client.execute(request, timeout: .seconds(15))
         guard (200..<300).contains(response.status.code) else {
             throw NotificationError("the webhook answers \(response.status.code)")
         }
@@ -150,13 +168,6 @@ struct AlertNotifier: Sendable {
         try await MailClient(settings).send(
             subject: "secure-mqtt \(notification.event): \(alert.auditor): \(alert.rule)", text: text,
             id: "\(notification.number).\(alert.raised.nanoseconds)", at: self.clock())
-    }
-
-    // MARK: MQTT
-
-    /// Into the queue of alerts, where it is signed.
-    private func publish(_ notification: Notification) throws {
-        try self.store.queue(notification, at: self.clock())
     }
 }
 

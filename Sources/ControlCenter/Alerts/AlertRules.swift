@@ -50,7 +50,7 @@ public struct AlertRules: Hashable, Sendable {
     public var gapAfter: Int64 = 10 * minute
     /// A certificate that ends within so long.
     public var certificateWithin: Int64 = 14 * 1_440 * minute
-    /// A message that was signed so much later than it arrived.
+    /// A message that says it was signed so much later than it arrived.
     public var clockOff: Int64 = 2 * minute
     /// So many messages in an auditor's outbox.
     public var outboxCount: Int64 = 10_000
@@ -84,11 +84,14 @@ public struct AlertRule: Hashable, Sendable, CustomStringConvertible {
     /// What an auditor tells itself.
     public static let auditor = AlertRule("auditor")
 
+    /// An auditor has so many alerts open that no more are told.
+    public static let andMore = AlertRule("and-more")
+
     public static let all: [AlertRule] = [
         .noData, .outOfRange, .nightProduction, .consumptionJump, .gap, .fork, .streamRestart, .certificateExpiring,
-        .clockOff, .outboxFilling, .refusals, .auditor,
+        .clockOff, .outboxFilling, .refusals, .auditor, .andMore,
     ]
 
-    /// Whether it is about something that has happened, so that an operator's word clears it.
-    public var isClearedByOperator: Bool { self == .fork || self == .streamRestart || self == .auditor }
+    /// Whether it is about something that has happened or is lost, so that an operator's word clears it.
+    public var isClearedByOperator: Bool { self == .fork || self == .streamRestart || self == .gap }
 }

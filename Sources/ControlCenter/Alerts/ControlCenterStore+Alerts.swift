@@ -99,7 +99,14 @@ extension ControlCenterStore {
                 sql: """
                     SELECT auditor_alert.number AS number, auditor.id AS id, word, text, is_raised, received
                     FROM auditor_alert JOIN auditor ON auditor.number = auditor_alert.auditor
-                    WHERE auditor_alert.number > ? ORDER BY auditor_alert.number LIMIT ?
+                    WHERE auditor_alert.number > ? AND NOT EXISTS (
+                        -- One that a newer one has overtaken. An auditor whose clock was put back is heard after a minute.
+                        SELECT 1 FROM auditor_alert AS newer
+                        WHERE newer.number BETWEEN auditor_alert.number - 1000 AND auditor_alert.number - 1
+                            AND newer.auditor = auditor_alert.auditor AND newer.word = auditor_alert.word
+                            AND newer.sequence > auditor_alert.sequence
+                            AND newer.received > auditor_alert.received - 60000000000)
+                    ORDER BY auditor_alert.number LIMIT ?
                     """, arguments: [position.auditorAlert, limit])
             while let row = try told.next() {
                 next.auditorAlert = row["number"]
@@ -162,14 +169,17 @@ extension ControlCenterStore {
         }
     }
 
-    /// Numbers that are missing, by auditor; 0 for those that miss none.
+    /// Numbers that are missing in streams that may still grow, by auditor; 0 for those that miss none. What is missing
+    /// in a stream that is closed comes never.
     func missingCounts() throws -> [String: Int64] {
         try self.pool.read { db in
             let rows = try Row.fetchAll(
                 db,
                 sql: """
-                    SELECT auditor.id AS id, coalesce((SELECT sum(missing) FROM gaps WHERE auditor_spiffe = spiffe), 0)
-                        AS missing FROM auditor
+                    SELECT auditor.id AS id, coalesce(sum(missing), 0) AS missing FROM auditor LEFT JOIN (
+                        SELECT stream.auditor AS owner, max(run.last) - sum(run.last - run.first + 1) AS missing
+                        FROM run JOIN stream ON stream.number = run.stream WHERE stream.state <> 2 GROUP BY run.stream
+                    ) ON owner = auditor.number GROUP BY auditor.number
                     """)
             return Dictionary(rows.map { ($0["id"], $0["missing"]) }, uniquingKeysWith: +)
         }
@@ -196,16 +206,33 @@ extension ControlCenterStore {
         }
     }
 
-    /// What operators have acknowledged, and is to be cleared by that.
-    func acknowledgedAlerts() throws -> [AlertKey] {
+    /// What is raised, and whether operators have acknowledged it.
+    func openAlerts() throws -> [(key: AlertKey, isAcknowledged: Bool)] {
         try self.pool.read { db in
-            try Row.fetchAll(db, sql: "SELECT * FROM alert WHERE cleared IS NULL AND acknowledged IS NOT NULL")
-                .compactMap { AlertKey(StoredAlert($0)) }
+            try Row.fetchAll(db, sql: "SELECT * FROM alert WHERE cleared IS NULL").compactMap { row in
+                let alert = StoredAlert(row)
+                return AlertKey(alert).map { ($0, alert.acknowledged != nil) }
+            }
         }
     }
 
-    /// Writes what the watch has found, what is to be told of it, and how far it has read.
-    func commit(_ changes: [AlertWatch.Change], channels: [String], position: WatchPosition, at now: Timestamp) throws {
+    /// So many missing numbers of each auditor are known to operators.
+    func acceptedGaps() throws -> [String: Int64] {
+        try self.pool.read { db in
+            let rows = try Row.fetchAll(
+                db, sql: "SELECT substr(name, 5) AS id, position FROM cursor WHERE name LIKE 'gap-%' AND position > 0")
+            return Dictionary(rows.map { ($0["id"], $0["position"]) }, uniquingKeysWith: { $1 })
+        }
+    }
+
+    /// Writes what the watch has found, what is to be told of it, how far it has read, and what operators know.
+    func commit(
+        _ changes: [AlertWatch.Change], channels: [String], position: WatchPosition, acceptedGaps: [String: Int64],
+        former: [String: Int64], at now: Timestamp
+    ) throws {
+        let gaps = Set(acceptedGaps.keys).union(former.keys).filter { acceptedGaps[$0] != former[$0] }.map {
+            ("gap-\($0)", acceptedGaps[$0] ?? 0)
+        }
         try self.pool.write { db in
             for change in changes {
                 let key = change.key
@@ -240,7 +267,7 @@ extension ControlCenterStore {
             for (name, place) in [
                 ("watch-statement", position.statement), ("watch-alarm", position.alarm),
                 ("watch-told", position.auditorAlert), ("watch-measure", position.measure),
-            ] {
+            ] + gaps {
                 try db.execute(
                     sql:
                         "INSERT INTO cursor (name, position) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET position = ?2",
@@ -265,16 +292,17 @@ extension ControlCenterStore {
 
     // MARK: Notifications
 
-    /// What is to be told now.
-    func dueNotifications(at now: Timestamp, limit: Int) throws -> [Notification] {
+    /// What is to be told now by one way.
+    func dueNotifications(by channel: String, at now: Timestamp, limit: Int) throws -> [Notification] {
         try self.pool.read { db in
             try Row.fetchAll(
                 db,
                 sql: """
                     SELECT notification.number AS notification, event, channel, attempts, alert.* FROM notification
                     JOIN alert ON alert.number = notification.alert
-                    WHERE notification.state = 'pending' AND due <= ? ORDER BY due, notification.number LIMIT ?
-                    """, arguments: [now.nanoseconds, limit]
+                    WHERE notification.state = 'pending' AND channel = ? AND due <= ?
+                    ORDER BY due, notification.number LIMIT ?
+                    """, arguments: [channel, now.nanoseconds, limit]
             ).map { row in
                 Notification(
                     number: row["notification"], event: row["event"], channel: row["channel"],
@@ -289,15 +317,17 @@ extension ControlCenterStore {
     ///   - error: why it failed; nil if it did not.
     ///   - retry: when it is tried again; nil for never.
     func settle(_ notification: Notification, error: String?, retry: Timestamp?) throws {
-        try self.pool.write { db in
-            try db.execute(
-                sql:
-                    "UPDATE notification SET state = ?, attempts = attempts + 1, due = coalesce(?, due), error = ? WHERE number = ?",
-                arguments: [
-                    error == nil ? "sent" : retry == nil ? "failed" : "pending", retry?.nanoseconds, error,
-                    notification.number,
-                ])
-        }
+        try self.pool.write { db in try Self.settle(db, notification, error: error, retry: retry) }
+    }
+
+    static func settle(_ db: Database, _ notification: Notification, error: String?, retry: Timestamp?) throws {
+        try db.execute(
+            sql:
+                "UPDATE notification SET state = ?, attempts = attempts + 1, due = coalesce(?, due), error = ? WHERE number = ?",
+            arguments: [
+                error == nil ? "sent" : retry == nil ? "failed" : "pending", retry?.nanoseconds, error,
+                notification.number,
+            ])
     }
 }
 

@@ -68,7 +68,7 @@ struct MailClient: Sendable {
                     if settings.security == .tls, let context {
                         try channel.pipeline.syncOperations.addHandler(Self.tls(context, settings.host))
                     }
-                    try channel.pipeline.syncOperations.addHandler(ByteToMessageHandler(MailLines()))
+                    try channel.pipeline.syncOperations.addHandler(ByteToMessageHandler(MailLines(replies: replies)))
                     try channel.pipeline.syncOperations.addHandler(replies)
                 }
             }
@@ -87,11 +87,12 @@ struct MailClient: Sendable {
                 throw NotificationError("\(settings.host) does not offer STARTTLS")
             }
             _ = try await session.command("STARTTLS", 2)
-            // What came in the clear behind the answer would be taken for the server's (RFC 3207 section 6).
-            guard try await replies.isEmpty(on: channel.eventLoop) else {
-                throw NotificationError("\(settings.host) says more than it should before TLS")
-            }
             try await channel.eventLoop.submit {
+                // What came in the clear behind the answer, even a part of a line, would be taken for what the server
+                // says under TLS (RFC 3207 section 6).
+                guard replies.isEmpty else {
+                    throw NotificationError("\(settings.host) says more than it should before TLS")
+                }
                 try channel.pipeline.syncOperations.addHandler(Self.tls(context, settings.host), position: .first)
             }.get()
             offers = try await session.command("EHLO localhost", 2)
@@ -118,11 +119,25 @@ struct MailClient: Sendable {
         return [
             "Date: \(Self.date(now))", "From: <\(self.settings.from)>",
             "To: \(self.settings.to.map { "<\($0)>" }.joined(separator: ", "))", "Message-ID: <\(id)@\(domain)>",
-            "Subject: =?UTF-8?B?\(Data(subject.prefix(45).utf8).base64EncodedString())?=", "MIME-Version: 1.0",
+            "Subject: \(Self.encodedWords(subject))", "MIME-Version: 1.0",
             "Content-Type: text/plain; charset=utf-8", "Content-Transfer-Encoding: base64",
             "Auto-Submitted: auto-generated",
             "", body,
         ].joined(separator: "\r\n")
+    }
+
+    /// RFC 2047: a word has 75 characters at most, which is Base64 of 45 bytes.
+    private static func encodedWords(_ text: String) -> String {
+        var pieces = [""]
+        for scalar in text.unicodeScalars.prefix(400) {
+            let last = pieces.count - 1
+            if pieces[last].utf8.count + UTF8.width(scalar) > 45 {
+                pieces.append(String(scalar))
+            } else {
+                pieces[last].unicodeScalars.append(scalar)
+            }
+        }
+        return pieces.map { "=?UTF-8?B?\(Data($0.utf8).base64EncodedString())?=" }.joined(separator: "\r\n ")
     }
 
     private static func date(_ time: Timestamp) -> String {
@@ -184,7 +199,10 @@ private struct MailSession {
 private struct MailLines: ByteToMessageDecoder {
     typealias InboundOut = String
 
+    let replies: MailReplies
+
     mutating func decode(context: ChannelHandlerContext, buffer: inout ByteBuffer) throws -> DecodingState {
+        defer { self.replies.isMidLine = buffer.readableBytes > 0 }
         guard let end = buffer.readableBytesView.firstIndex(of: UInt8(ascii: "\n")) else {
             guard buffer.readableBytes <= 4_096 else { throw NotificationError("the mail server says too much") }
             return .needMoreData
@@ -204,7 +222,8 @@ private struct MailLines: ByteToMessageDecoder {
 
 /// Whole answers, for one task that waits for them.
 ///
-/// Everything in it is touched on the channel's event loop only, hence `@unchecked`: the two methods hop there.
+/// Everything in it is touched on the channel's event loop only, hence `@unchecked`: `next` hops there, the handlers
+/// and whoever asks `isEmpty` are there.
 private final class MailReplies: ChannelInboundHandler, @unchecked Sendable {
     typealias InboundIn = String
 
@@ -212,6 +231,11 @@ private final class MailReplies: ChannelInboundHandler, @unchecked Sendable {
     private var replies: [[String]] = []
     private var waiter: EventLoopPromise<[String]>?
     private var failure: (any Error)?
+    /// A line has begun and has not ended.
+    fileprivate var isMidLine = false
+
+    /// Whether nothing has come that nobody has taken. On the event loop only.
+    fileprivate var isEmpty: Bool { self.replies.isEmpty && self.lines.isEmpty && !self.isMidLine }
 
     func channelRead(context: ChannelHandlerContext, data: NIOAny) {
         let line = Self.unwrapInboundIn(data)
@@ -257,9 +281,5 @@ private final class MailReplies: ChannelInboundHandler, @unchecked Sendable {
             }
             return promise.futureResult
         }.get()
-    }
-
-    func isEmpty(on loop: any EventLoop) async throws -> Bool {
-        try await loop.submit { self.replies.isEmpty && self.lines.isEmpty }.get()
     }
 }

@@ -387,7 +387,7 @@ enum Schema {
             asked INTEGER NOT NULL,          -- nanoseconds since 1970, as all times
             asked_by TEXT NOT NULL,
             expires INTEGER NOT NULL,
-            state TEXT NOT NULL,             -- queued, sent, applied, refused, expired
+            state TEXT NOT NULL,             -- queued, sent, applied, refused, expired, superseded, cancelled
             sent INTEGER,                    -- when it was signed last
             finished INTEGER,
             reason TEXT,                     -- why not applied
@@ -410,7 +410,7 @@ enum Schema {
         -- The highest number that was used: by SPIFFE ID for updates, '' for alerts.
         CREATE TABLE outgoing_number (target TEXT PRIMARY KEY, last INTEGER NOT NULL) WITHOUT ROWID;
 
-        -- How far somebody has read: results by leaf_index.
+        -- How far somebody has read: results by leaf_index. gap-<ID>: so many missing numbers operators know of.
         CREATE TABLE cursor (name TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
         CREATE INDEX statement_result ON statement (leaf_index) WHERE kind = 'result';
         """

@@ -12,26 +12,40 @@ extension ControlCenterStore: UpdateStore {
         }.compactMap { try? SPIFFEID($0) }
     }
 
-    public func pendingUpdates(for auditor: SPIFFEID) throws -> [PendingUpdate] {
-        try self.pool.read { db in
+    public func pendingUpdates(for auditor: SPIFFEID, at now: Timestamp) throws -> [PendingUpdate] {
+        var unreadable: [Int64] = []
+        let pending = try self.pool.read { db in
             try Row.fetchAll(
                 db,
                 sql: """
                     SELECT number, parameter, value, unit, batch, expires FROM update_request
                     WHERE auditor = ? AND state IN ('queued', 'sent') ORDER BY number
                     """, arguments: [auditor.rawValue]
-            ).map { row in
+            ).compactMap { row -> PendingUpdate? in
                 let value: Data = row["value"]
                 let batch: Data = row["batch"]
                 guard let parameter = Topic.Parameter(row["parameter"] as String),
                     let value = ParameterValue(encoded: [UInt8](value)), let batch = Nonce(batch)
                 else {
-                    throw ControlCenterError(.storeDamaged, "an update in the queue contradicts itself: restore a copy")
+                    unreadable.append(row["number"])
+                    return nil
                 }
                 return PendingUpdate(
                     number: row["number"], auditor: auditor, parameter: parameter, value: value, unit: row["unit"],
                     batch: batch, expires: Timestamp(nanoseconds: row["expires"]))
             }
+        }
+        for number in unreadable { try self.refuse(number, "format: no value that an update can have", at: now) }
+        return pending
+    }
+
+    public func refuse(_ number: Int64, _ reason: String, at now: Timestamp) throws {
+        try self.pool.write { db in
+            try db.execute(
+                sql: """
+                    UPDATE update_request SET state = 'refused', finished = ?, reason = ?
+                    WHERE number = ? AND state IN ('queued', 'sent')
+                    """, arguments: [now.nanoseconds, reason, number])
         }
     }
 
@@ -89,8 +103,8 @@ extension ControlCenterStore: UpdateStore {
 
     /// Results that were stored since the last call are linked to what they answer.
     ///
-    /// - Returns: Whether there may be more.
-    func linkResults(at now: Timestamp) throws -> Bool {
+    /// - Returns: Whether there may be more, and the forms that were refused because of their connection only.
+    func linkResults(at now: Timestamp) throws -> (isMore: Bool, late: [(id: MessageID, auditor: SPIFFEID)]) {
         let limit = 256
         let rows = try self.pool.read { db in
             try Row.fetchAll(
@@ -102,12 +116,16 @@ extension ControlCenterStore: UpdateStore {
                     ORDER BY leaf_index LIMIT ?
                     """, arguments: [limit])
         }
-        guard let last: Int64 = rows.last?["leaf"] else { return false }
+        guard let last: Int64 = rows.last?["leaf"] else { return (false, []) }
+        var late: [(id: MessageID, auditor: SPIFFEID)] = []
         try self.pool.write { db in
             for row in rows {
                 let bytes: Data = row["bytes"]
                 guard let result = (try? Envelope.decode([UInt8](bytes)))?.result else { continue }
                 try Self.link(db, result, of: row["auditor"], leaf: row["leaf"], at: now)
+                if UpdateOutcome(result).isOnlyLate, let auditor = try? SPIFFEID(row["auditor"] as String) {
+                    late.append((result.update, auditor))
+                }
             }
             try db.execute(
                 sql: """
@@ -115,7 +133,7 @@ extension ControlCenterStore: UpdateStore {
                     ON CONFLICT (name) DO UPDATE SET position = ?1
                     """, arguments: [last])
         }
-        return rows.count == limit
+        return (rows.count == limit, late)
     }
 
     private static func link(
@@ -149,11 +167,16 @@ extension ControlCenterStore: UpdateStore {
                     UPDATE update_request SET state = 'applied', finished = ?, reason = NULL, value_now = ?
                     WHERE number = ? AND state <> 'applied'
                     """, arguments: [now.nanoseconds, outcome.valueNow?.description, number])
-        } else if !outcome.isOnlyLate {
+        } else if outcome.isOnlyLate {
+            // Another form may be applied; until then this is why it was not.
+            try db.execute(
+                sql: "UPDATE update_request SET reason = ? WHERE number = ? AND state = 'sent'",
+                arguments: [outcome.reason, number])
+        } else {
             try db.execute(
                 sql: """
                     UPDATE update_request SET state = 'refused', finished = ?, reason = ?, value_now = ?
-                    WHERE number = ? AND state <> 'applied'
+                    WHERE number = ? AND state NOT IN ('applied', 'cancelled', 'superseded')
                     """, arguments: [now.nanoseconds, outcome.reason, outcome.valueNow?.description, number])
         }
     }

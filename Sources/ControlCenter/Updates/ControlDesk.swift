@@ -28,7 +28,19 @@ public final class ControlDesk: Service {
         var dispatcher: UpdateDispatcher<ControlCenterStore>
         var watching: AlertDesk
         var trouble: String?
+        var isFull = false
+        var broadcasts: [Broadcast] = []
     }
+
+    /// An alert to all. Whoever says hello wants what it has not shown, and a fleet that comes back says many hellos.
+    private struct Broadcast {
+        let message: Outgoing
+        var sent = Timestamp(nanoseconds: 0)
+        var isWanted = true
+    }
+
+    /// One alert is sent to all so often at most.
+    private static let broadcastEvery: Int64 = 10_000_000_000
 
     /// - Parameters:
     ///   - signer: the control center's own certificate and key.
@@ -66,7 +78,7 @@ public final class ControlDesk: Service {
                 group.addTask { await self.notifier.run() }
                 group.addTask {
                     while !Task.isCancelled {
-                        await self.turn()
+                        guard await !self.turn() else { continue }
                         try? await Task.sleep(for: Self.interval)
                     }
                 }
@@ -74,13 +86,12 @@ public final class ControlDesk: Service {
         }
     }
 
-    private func turn() async {
-        do {
-            for message in try self.work() { await self.publish(message) }
-            self.trouble(nil)
-        } catch {
-            self.trouble("\(error)")
-        }
+    /// - Returns: Whether there is more to do at once.
+    private func turn() async -> Bool {
+        let (outgoing, isBehind, failure) = self.work()
+        for message in outgoing { await self.publish(message) }
+        self.trouble(failure.map { "\($0)" })
+        return isBehind && failure == nil
     }
 
     /// Said once, until it is over.
@@ -93,24 +104,90 @@ public final class ControlDesk: Service {
         self.logger.error("updates and alerts wait", metadata: ["reason": "\(reason)"])
     }
 
-    /// One look at everything. Reads and writes the store: not for an event loop.
-    private func work() throws -> [Outgoing] {
+    /// One look at everything. Reads and writes the store: not for an event loop. A step that fails holds up no other:
+    /// what one has recorded leaves, whatever becomes of the next.
+    private func work() -> (outgoing: [Outgoing], isBehind: Bool, failure: (any Error)?) {
         let now = self.clock()
         let signer = AnySigner(self.signer)
-        while try self.store.linkResults(at: now) {}
+        var outgoing: [Outgoing] = []
+        var isBehind = false
+        var failure: (any Error)?
+        func step(_ body: () throws -> Void) {
+            do { try body() } catch { failure = failure ?? error }
+        }
+        step {
+            var isMore = true
+            while isMore {
+                let linked = try self.store.linkResults(at: now)
+                isMore = linked.isMore
+                self.state.withLock { state in
+                    for (id, auditor) in linked.late { state.dispatcher.refusedAsLate(id, by: auditor) }
+                }
+            }
+        }
         let hellos = self.heardHellos.withLock { hellos in
             defer { hellos = [] }
             return hellos
         }
-        var outgoing = try self.state.withLock { state in
-            for hello in hellos { state.dispatcher.heard(hello.nonce, of: hello.auditor) }
-            return try state.dispatcher.work(at: now, signer: signer, chain: self.chain)
+        step {
+            outgoing += try self.state.withLock { state in
+                for hello in hellos { state.dispatcher.heard(hello.nonce, of: hello.auditor) }
+                return try state.dispatcher.work(at: now, signer: signer, chain: self.chain)
+            }
         }
-        for hello in hellos { outgoing += try self.store.unshownAlerts(of: hello.auditor, at: now) }
-        let alerts = try self.store.unsignedAlerts(at: now)
-        if !alerts.isEmpty { outgoing += try self.store.sign(alerts, at: now, by: signer) }
-        try self.state.withLock { try $0.watching.work(at: now) }
-        return outgoing
+        for hello in hellos {
+            step {
+                for message in try self.store.unshownAlerts(of: hello.auditor, at: now) {
+                    if case .alertsToAll = message.topic { self.want(message) } else { outgoing.append(message) }
+                }
+            }
+        }
+        outgoing += self.wantedBroadcasts(at: now)
+        step {
+            let alerts = try self.store.unsignedAlerts(at: now)
+            if !alerts.isEmpty { outgoing += try self.store.sign(alerts, at: now, by: signer) }
+        }
+        step {
+            isBehind = try self.state.withLock { try $0.watching.work(at: now) }
+        }
+        self.sayIfFull()
+        return (outgoing, isBehind, failure)
+    }
+
+    private func want(_ message: Outgoing) {
+        self.state.withLock { state in
+            if let index = state.broadcasts.firstIndex(where: { $0.message.bytes == message.bytes }) {
+                state.broadcasts[index].isWanted = true
+            } else {
+                state.broadcasts.append(Broadcast(message: message))
+            }
+        }
+    }
+
+    private func wantedBroadcasts(at now: Timestamp) -> [Outgoing] {
+        self.state.withLock { state in
+            var outgoing: [Outgoing] = []
+            for index in state.broadcasts.indices
+            where now.nanoseconds - state.broadcasts[index].sent.nanoseconds >= Self.broadcastEvery {
+                guard state.broadcasts[index].isWanted else { continue }
+                outgoing.append(state.broadcasts[index].message)
+                state.broadcasts[index].sent = now
+                state.broadcasts[index].isWanted = false
+            }
+            state.broadcasts.removeAll {
+                !$0.isWanted && now.nanoseconds - $0.sent.nanoseconds >= Self.broadcastEvery
+            }
+            return outgoing
+        }
+    }
+
+    /// Said once.
+    private func sayIfFull() {
+        let isNew = self.state.withLock { state in
+            defer { state.isFull = state.watching.isFull }
+            return state.watching.isFull && !state.isFull
+        }
+        if isNew { self.logger.warning("the rules do not watch everything: auditors send too many series or alerts") }
     }
 
     private func publish(_ message: Outgoing) async {

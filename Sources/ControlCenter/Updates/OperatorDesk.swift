@@ -85,18 +85,22 @@ public struct OperatorDesk: Sendable {
 
     // MARK: Updates
 
-    /// Puts one update for each auditor into the queue, under a common batch.
+    /// Puts one update for each auditor into the queue, under a common batch. Older ones for the same parameter that are
+    /// not answered end by that, so that none is applied behind it.
     ///
     /// - Parameters:
     ///   - name: how the operator calls them together.
     ///   - operatorID: who asks.
     /// - Returns: their numbers.
+    /// - Throws: ``ControlCenterError`` with code `state-unusable`; nothing is asked for then. A value that no update can
+    ///   have is `store-damaged`.
     @discardableResult
     public func ask(
         _ parameter: Topic.Parameter, _ value: ParameterValue, unit: String?, of auditors: [SPIFFEID],
         name: String? = nil, expires: Timestamp, by operatorID: String, at now: Timestamp,
         random: inout some RandomNumberGenerator
     ) throws(ControlCenterError) -> [Int64] {
+        if let flaw = value.flaw { throw ControlCenterError(.storeDamaged, "\(parameter): \(flaw)") }
         let batch = Data(Nonce(using: &random).bytes)
         return try self.write { db in
             try auditors.map { auditor in
@@ -110,8 +114,32 @@ public struct OperatorDesk: Sendable {
                         batch, name, auditor.rawValue, parameter.rawValue, Data(value.encoded), unit, now.nanoseconds,
                         operatorID, expires.nanoseconds,
                     ])
-                return db.lastInsertedRowID
+                let number = db.lastInsertedRowID
+                try db.execute(
+                    sql: """
+                        UPDATE update_request SET state = 'superseded', finished = ?, reason = ?
+                        WHERE auditor = ? AND parameter = ? AND state IN ('queued', 'sent') AND number < ?
+                        """,
+                    arguments: [
+                        now.nanoseconds, "superseded by \(number)", auditor.rawValue, parameter.rawValue, number,
+                    ])
+                return number
             }
+        }
+    }
+
+    /// Takes an update back that is not answered. One that an auditor has got already may still be applied, and is
+    /// shown as applied then.
+    ///
+    /// - Returns: whether there was such an update.
+    public func cancel(_ number: Int64, by operatorID: String, at now: Timestamp) throws(ControlCenterError) -> Bool {
+        try self.write { db in
+            try db.execute(
+                sql: """
+                    UPDATE update_request SET state = 'cancelled', finished = ?, reason = ?
+                    WHERE number = ? AND state IN ('queued', 'sent')
+                    """, arguments: [now.nanoseconds, "cancelled by \(operatorID)", number])
+            return db.changesCount > 0
         }
     }
 
@@ -192,6 +220,21 @@ public struct OperatorDesk: Sendable {
         }
     }
 
+    /// An operator knows that an alert is over, or that what it is about is gone. If it is not, what comes new of it
+    /// raises it again.
+    ///
+    /// - Returns: whether there was such an alert that was not cleared.
+    public func close(_ number: Int64, by operatorID: String, at now: Timestamp) throws(ControlCenterError) -> Bool {
+        try self.write { db in
+            try db.execute(
+                sql: """
+                    UPDATE alert SET cleared = ?1, acknowledged = coalesce(acknowledged, ?1),
+                        acknowledged_by = coalesce(acknowledged_by, ?2) WHERE number = ?3 AND cleared IS NULL
+                    """, arguments: [now.nanoseconds, operatorID, number])
+            return db.changesCount > 0
+        }
+    }
+
     /// An operator has seen an alert.
     ///
     /// - Returns: whether there was such an alert that nobody had acknowledged.
@@ -220,7 +263,7 @@ public struct StoredUpdate: Hashable, Sendable {
     public var asked: Timestamp
     public var askedBy: String
     public var expires: Timestamp
-    /// queued, sent, applied, refused, expired.
+    /// queued, sent, applied, refused, expired, superseded, cancelled.
     public var state: String
     public var sent: Timestamp?
     public var finished: Timestamp?

@@ -77,21 +77,26 @@ extension ControlCenterStore {
 }
 
 extension ControlCenterStore {
-    /// What a rule has found, for the auditor that it is about, or for all.
+    /// What a rule has found, for the auditor that it is about: into the queue of alerts, and told by that. What is about
+    /// nobody who could verify it is not told to all instead.
     func queue(_ notification: Notification, at now: Timestamp) throws {
         let text = String(notification.alert.text.prefix(250))
         try self.pool.write { db in
             let target = try String.fetchOne(
                 db, sql: "SELECT spiffe FROM auditor WHERE id = ?", arguments: [notification.alert.auditor])
+            guard let target else {
+                return try Self.settle(db, notification, error: "no auditor of this ID takes alerts", retry: nil)
+            }
             try db.execute(
                 sql: """
                     INSERT INTO outgoing_alert (target, word, text, is_raised, asked, asked_by, expires)
                     VALUES (?, ?, ?, ?, ?, 'rules', ?)
                     """,
                 arguments: [
-                    target ?? "", notification.alert.rule, text, notification.event == "raised", now.nanoseconds,
+                    target, notification.alert.rule, text, notification.event == "raised", now.nanoseconds,
                     now.advanced(byNanoseconds: 86_400_000_000_000).nanoseconds,
                 ])
+            try Self.settle(db, notification, error: nil, retry: nil)
         }
     }
 }

@@ -14,7 +14,7 @@ public struct UpdateDispatcher<Store: UpdateStore> {
     private struct Session {
         var nonce: Nonce
         /// By the number of the request: what was sent under this nonce.
-        var sent: [Int64: (message: SignedMessage, at: Timestamp)] = [:]
+        var sent: [Int64: (message: SignedMessage, at: Timestamp, isLate: Bool)] = [:]
     }
 
     /// What has no result after so long is sent again.
@@ -33,43 +33,74 @@ public struct UpdateDispatcher<Store: UpdateStore> {
         self.sessions[auditor] = Session(nonce: nonce)
     }
 
-    /// What is to be published now. Everything of it is recorded in the store when this returns.
+    /// An auditor refused a form because of its nonce or number only: when it would be sent again, another is signed.
+    public mutating func refusedAsLate(_ id: MessageID, by auditor: SPIFFEID) {
+        guard let number = self.sessions[auditor]?.sent.first(where: { $0.value.message.id == id })?.key else { return }
+        self.sessions[auditor]?.sent[number]?.isLate = true
+    }
+
+    /// What is to be published now. Everything of it is recorded in the store when this returns. What cannot be sent to
+    /// one auditor holds up no other.
     ///
     /// - Throws: what the store throws, or the signer; then nothing is to be published, and the next call tries again.
     public mutating func work(at now: Timestamp, signer: some Signer, chain: [[UInt8]]) throws -> [Outgoing] {
         try self.store.expireUpdates(at: now)
         var outgoing: [Outgoing] = []
+        var failure: (any Error)?
         for auditor in try self.store.auditorsWithPendingUpdates() {
-            guard var session = self.sessions[auditor] else { continue }
-            let pending = try self.store.pendingUpdates(for: auditor)
-            let numbers = Set(pending.map(\.number))
-            session.sent = session.sent.filter { numbers.contains($0.key) }
-            var last = try self.store.lastUpdateSequence(for: auditor)
-            var signed: [SignedUpdate] = []
-            for update in pending {
-                if let sent = session.sent[update.number] {
-                    guard now.nanoseconds - sent.at.nanoseconds >= Self.sendAgainAfter else { continue }
+            do {
+                outgoing += try self.work(for: auditor, at: now, signer: signer, chain: chain)
+            } catch {
+                failure = failure ?? error
+            }
+        }
+        // What was recorded leaves; what failed comes again.
+        if let failure, outgoing.isEmpty { throw failure }
+        return outgoing
+    }
+
+    private mutating func work(
+        for auditor: SPIFFEID, at now: Timestamp, signer: some Signer, chain: [[UInt8]]
+    ) throws -> [Outgoing] {
+        let pending = try self.store.pendingUpdates(for: auditor, at: now)
+        guard var session = self.sessions[auditor] else { return [] }
+        var outgoing: [Outgoing] = []
+        let numbers = Set(pending.map(\.number))
+        session.sent = session.sent.filter { numbers.contains($0.key) }
+        var last = try self.store.lastUpdateSequence(for: auditor)
+        var signed: [SignedUpdate] = []
+        for update in pending {
+            if let sent = session.sent[update.number] {
+                guard now.nanoseconds - sent.at.nanoseconds >= Self.sendAgainAfter else { continue }
+                if !sent.isLate {
                     session.sent[update.number]?.at = now
                     outgoing.append(Self.outgoing(sent.message, update, signer))
                     continue
                 }
-                // Milliseconds: above all earlier ones also for a store that was restored from a copy.
-                last = max(last + 1, now.nanoseconds / 1_000_000)
-                let message = try Update(
+            }
+            // Milliseconds: above all earlier ones also for a store that was restored from a copy.
+            last = max(last + 1, now.nanoseconds / 1_000_000)
+            let message: SignedMessage
+            do {
+                message = try Update(
                     parameter: update.parameter, value: update.value, unit: update.unit, nonce: session.nonce,
                     batch: update.batch
                 ).signed(
                     for: auditor, sequence: last, expires: update.expires, issuedAt: now, chain: chain, by: signer)
-                signed.append(
-                    SignedUpdate(
-                        request: update.number, auditor: auditor, sequence: last, nonce: session.nonce, signedAt: now,
-                        message: message))
-                session.sent[update.number] = (message, now)
-                outgoing.append(Self.outgoing(message, update, signer))
+            } catch let refusal as Refusal where refusal.reason == .format {
+                // It can never be said; those behind it can.
+                try self.store.refuse(update.number, "\(refusal)", at: now)
+                continue
             }
-            if !signed.isEmpty { try self.store.record(signed) }
-            self.sessions[auditor] = session
+            signed.append(
+                SignedUpdate(
+                    request: update.number, auditor: auditor, sequence: last, nonce: session.nonce, signedAt: now,
+                    message: message))
+            session.sent[update.number] = (message, now, false)
+            outgoing.append(Self.outgoing(message, update, signer))
         }
+        if !signed.isEmpty { try self.store.record(signed) }
+        self.sessions[auditor] = session
         return outgoing
     }
 

@@ -63,8 +63,11 @@ public protocol UpdateStore {
     /// Auditors for which updates are not answered and not expired.
     func auditorsWithPendingUpdates() throws -> [SPIFFEID]
 
-    /// Those of one auditor, in the order of asking.
-    func pendingUpdates(for auditor: SPIFFEID) throws -> [PendingUpdate]
+    /// Those of one auditor, in the order of asking. What cannot be read is settled as refused, and is none of them.
+    func pendingUpdates(for auditor: SPIFFEID, at now: Timestamp) throws -> [PendingUpdate]
+
+    /// Settles one that can never be signed.
+    mutating func refuse(_ number: Int64, _ reason: String, at now: Timestamp) throws
 
     /// The highest number that was used for an auditor; 0 for none.
     func lastUpdateSequence(for auditor: SPIFFEID) throws -> Int64
@@ -107,8 +110,12 @@ public struct MemoryUpdates: UpdateStore, Sendable {
         return auditors
     }
 
-    public func pendingUpdates(for auditor: SPIFFEID) -> [PendingUpdate] {
+    public func pendingUpdates(for auditor: SPIFFEID, at now: Timestamp) -> [PendingUpdate] {
         self.requests.filter { $0.auditor == auditor && self.isPending($0) }
+    }
+
+    public mutating func refuse(_ number: Int64, _ reason: String, at now: Timestamp) {
+        self.states[number] = .refused(reason)
     }
 
     public func lastUpdateSequence(for auditor: SPIFFEID) -> Int64 { self.sequences[auditor] ?? 0 }

@@ -34,10 +34,18 @@ def webhook(port, secret, *statuses):
             expected = "sha256=" + hmac.new(secret.encode(), signed, hashlib.sha256).hexdigest()
             status = left.pop(0) if len(left) > 1 else left[0]
             self.send_response(status)
+            if 300 <= status < 400:
+                self.send_header("location", "/elsewhere")
             self.send_header("content-length", "0")
             self.end_headers()
             say({"status": status, "delivery": self.headers["x-secure-mqtt-delivery"], "body": json.loads(body),
                  "signed": hmac.compare_digest(expected, self.headers["x-secure-mqtt-signature"] or "")})
+
+        def do_GET(self):
+            say("followed")
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
 
         def log_message(self, *_):
             pass

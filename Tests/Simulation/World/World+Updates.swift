@@ -9,8 +9,11 @@ struct CenterUpdates: UpdateStore {
     let disk: Disk<MemoryUpdates>
 
     func auditorsWithPendingUpdates() throws -> [SPIFFEID] { self.disk.visible.auditorsWithPendingUpdates() }
-    func pendingUpdates(for auditor: SPIFFEID) throws -> [PendingUpdate] {
-        self.disk.visible.pendingUpdates(for: auditor)
+    func pendingUpdates(for auditor: SPIFFEID, at now: Timestamp) throws -> [PendingUpdate] {
+        self.disk.visible.pendingUpdates(for: auditor, at: now)
+    }
+    func refuse(_ number: Int64, _ reason: String, at now: Timestamp) throws {
+        try self.disk.commit { $0.refuse(number, reason, at: now) }
     }
     func lastUpdateSequence(for auditor: SPIFFEID) throws -> Int64 {
         self.disk.visible.lastUpdateSequence(for: auditor)
@@ -47,6 +50,7 @@ extension World {
                 }
                 let auditor = envelope.issuer
                 try self.center.updates.commit { $0.link(result, of: auditor) }
+                if UpdateOutcome(result).isOnlyLate { dispatcher.refusedAsLate(result.update, by: auditor) }
             }
             self.center.linked = statements.count
             let outgoing = try dispatcher.work(
