@@ -1,5 +1,6 @@
 import AsyncHTTPClient
 import Foundation
+import Identity
 import NIOCore
 import NIOHTTP1
 import NIOSSL
@@ -21,7 +22,7 @@ public struct AuthorityClient: Sendable {
 
     /// - Parameters:
     ///   - base: `https://HOST:PORT`.
-    ///   - roots: by which the authority's server is known.
+    ///   - roots: by which the authority's server is known: under one of them, of role `authority`.
     ///   - chain: the operator's certificate and its intermediate.
     /// - Throws: ``Failure`` if TLS does not take certificate and key.
     public init(base: String, roots: [Certificate], chain: [Certificate], key: SigningKey) throws(Failure) {
@@ -38,10 +39,36 @@ public struct AuthorityClient: Sendable {
             var configuration = HTTPClient.Configuration(tlsConfiguration: tls)
             configuration.timeout = .init(connect: .seconds(10), read: .seconds(30))
             configuration.redirectConfiguration = .disallow
+            let gate = try PeerGate(
+                trustDomain: try Self.trustDomain(of: chain), authorities: roots + chain.dropFirst())
+            configuration.httpVersion = .http1Only
+            configuration.connectionPool.retryConnectionEstablishment = false
+            configuration.http1_1ConnectionDebugInitializer = { channel in
+                // Behind the handshake and before the request. What fails here is never used.
+                channel.eventLoop.submit {
+                    let handler = try channel.pipeline.syncOperations.handler(type: NIOSSLHandler.self)
+                    guard let leaf = handler.peerCertificate else {
+                        throw PKIError(.chain, "the server showed no certificate")
+                    }
+                    let now = UnixTime(Date().timeIntervalSince1970)
+                    let peer = try gate.admit(leaf: try leaf.toDERBytes(), at: now).identity
+                    guard peer.spiffeID.role == .authority else {
+                        throw PKIError(.role, "\(peer) is not an authority")
+                    }
+                }
+            }
             self.client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
         } catch {
             throw Failure(status: nil, description: "certificate or key cannot be used for TLS: \(error)")
         }
+    }
+
+    /// The operator's own, which the authority's server must be of too.
+    private static func trustDomain(of chain: [Certificate]) throws -> TrustDomain {
+        for name in try chain.first?.extensions.subjectAlternativeNames ?? SubjectAlternativeNames() {
+            if case .uniformResourceIdentifier(let uri) = name { return try SPIFFEID(uri).trustDomain }
+        }
+        throw PKIError(.name, "the operator's certificate names no SPIFFE ID")
     }
 
     /// To be called once, at the end.
@@ -83,6 +110,8 @@ public struct AuthorityClient: Sendable {
             let response = try await self.client.execute(request, timeout: .seconds(60))
             status = Int(response.status.code)
             bytes = try await response.body.collect(upTo: maximum)
+        } catch let error as PKIError {
+            throw Failure(status: nil, description: "\(self.base) is not to be trusted: \(error.reason)")
         } catch {
             throw Failure(status: nil, description: "the authority at \(self.base) cannot be reached: \(error)")
         }

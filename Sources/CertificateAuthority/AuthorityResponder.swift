@@ -227,7 +227,7 @@ struct AuthorityResponder: HTTPResponder {
                 let invitation = try directory.invite(
                     .role(role, id, in: try directory.trustDomain, hosts: names), lifetime: lifetime, at: now,
                     requester: who.rawValue, token: token)
-                return AuthorityAPI.Invited(invitation, token: token.text, root: directory.root.sha256, url: url)
+                return AuthorityAPI.Invited(invitation, token: token.text, root: directory.issuingRoot.sha256, url: url)
             })
     }
 

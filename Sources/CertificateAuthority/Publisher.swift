@@ -107,10 +107,12 @@ final class Publisher: Sendable {
     private func renewLists(_ state: inout State, at now: UnixTime) throws(PKIError) -> Bool {
         let directory = state.directory
         var lists = try directory.revocationLists()
-        let isDue = directory.issuers.contains { issuing in
+        var isDue = directory.issuers.contains { issuing in
             guard let list = lists.first(where: { $0.isSigned(by: issuing) }) else { return true }
             return list.nextUpdate - now < (list.nextUpdate - list.thisUpdate) * 2 / 3
         }
+        // The second: a revocation of which a crash left no more than its line in the record.
+        if !isDue, !(try directory.unlistedRevocations().isEmpty) { isDue = true }
         if isDue {
             try directory.renewRevocationLists(at: now)
             lists = try directory.revocationLists()
@@ -166,8 +168,8 @@ final class Publisher: Sendable {
         return TLSConfiguration.makeServerConfiguration(certificateChain: chain, privateKey: key)
     }
 
-    /// A list in DER under the name of its file: `issuing.crl`, `root.crl`, or after the authority's key. Nil if there
-    /// is none of that name. Read again when the file has changed: `pki revoke` beside this process counts at once.
+    /// A list in DER under the name of its file: `issuing.crl`, `root.crl` of those in use, or after any authority's
+    /// key. Nil if there is none of that name. Read again when the file has changed: `pki revoke` beside this process counts at once.
     func list(_ name: String) throws(PKIError) -> [UInt8]? {
         try self.state.withLock { (state) throws(PKIError) in
             let mark = FileMark(AuthorityDirectory.revocationListsPath(in: state.directory.path))
@@ -175,6 +177,7 @@ final class Publisher: Sendable {
                 var lists: [String: [UInt8]] = [:]
                 for list in try state.directory.revocationLists() {
                     if let root = state.directory.roots.first(where: { list.isSigned(by: $0) }) {
+                        lists[PublicationPoints.rootListName(of: root.keyIdentifier)] = list.der
                         if root == state.directory.root { lists["root.crl"] = list.der }
                     } else {
                         lists[PublicationPoints.listName(of: list.authorityKeyIdentifier)] = list.der

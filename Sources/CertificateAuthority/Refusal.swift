@@ -35,6 +35,7 @@ struct Refusal: Error {
         case .token: .unauthorized
         case .tokenExpired, .revoked, .expired, .notYetValid, .unknownIssuer, .role, .trustDomain, .chain: .forbidden
         case .tokenUsed, .exists: .conflict
+        case .busy: .tooManyRequests
         case .format, .tooLarge, .version, .weakKey, .algorithm, .extension, .keyUsage, .name, .possession, .signature:
             .badRequest
         default: .internalServerError

@@ -123,18 +123,38 @@ public struct ESTClient: Sendable {
         }
     }
 
-    /// The revocation lists of intermediate and root. Their signatures are not checked here.
-    public func revocationLists() async throws(EnrolmentError) -> [RevocationList] {
-        var lists: [RevocationList] = []
-        for path in ["/crl/issuing.crl", "/crl/root.crl"] {
-            let answer = try await self.ask(.GET, path)
-            do throws(PKIError) {
-                lists.append(try RevocationList(der: answer.body))
+    /// The revocation lists of the intermediate and the root in use, then those of the other authorities that are
+    /// known here: after a rollover each has its own. Their signatures are not checked here, and the first two may be
+    /// of an authority that is not known here.
+    ///
+    /// - Parameter authorities: roots and intermediates.
+    public func revocationLists(of authorities: [Certificate]) async throws(EnrolmentError) -> [RevocationList] {
+        var lists = [
+            try await self.revocationList("/crl/issuing.crl"), try await self.revocationList("/crl/root.crl"),
+        ]
+        for authority in authorities {
+            let identifier = authority.keyIdentifier
+            guard !lists.contains(where: { $0.authorityKeyIdentifier == identifier }) else { continue }
+            let name =
+                authority.subject == authority.issuer
+                ? PublicationPoints.rootListName(of: identifier) : PublicationPoints.listName(of: identifier)
+            do throws(EnrolmentError) {
+                lists.append(try await self.revocationList("/crl/\(name)"))
             } catch {
-                throw EnrolmentError(.format, "\(self.address)\(path): \(error.reason)")
+                // One that has retired there has no list any more.
+                guard error.code == .server else { throw error }
             }
         }
         return lists
+    }
+
+    private func revocationList(_ path: String) async throws(EnrolmentError) -> RevocationList {
+        let answer = try await self.ask(.GET, path)
+        do throws(PKIError) {
+            return try RevocationList(der: answer.body)
+        } catch {
+            throw EnrolmentError(.format, "\(self.address)\(path): \(error.reason)")
+        }
     }
 
     private static func body(_ request: CertificateSigningRequest) throws(EnrolmentError) -> String {

@@ -70,7 +70,9 @@ public struct Joining: Sendable {
             throw EnrolmentError(.format, "\(self.address): \(error.reason)")
         }
         let intermediates = Self.intermediates(try await client.authorities().certificates, under: root)
-        let lists = try await client.revocationLists()
+        // Between the steps of a rollover there are lists of a root that the invitation does not name.
+        let lists = try await client.revocationLists(of: [root] + intermediates)
+            .split(among: [root] + intermediates).known
         let trust: IdentityVerifier
         let gate: PeerGate
         do throws(PKIError) {

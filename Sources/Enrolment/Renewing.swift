@@ -75,8 +75,10 @@ public struct Renewing: Sendable {
         )
     }
 
-    /// The authority's newest revocation lists; their signatures are checked by whoever takes them.
+    /// The newest revocation lists of all authorities that are trusted; their signatures are checked by whoever takes
+    /// them.
     public func revocationLists() async throws(EnrolmentError) -> [RevocationList] {
-        try await self.client.revocationLists()
+        try await self.client.revocationLists(
+            of: self.trust.rootCertificates + self.trust.intermediateCertificates)
     }
 }

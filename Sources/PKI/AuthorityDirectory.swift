@@ -37,6 +37,13 @@ public struct AuthorityDirectory: Sendable {
     public var root: Certificate { self.roots[0] }
     public var issuing: Certificate { self.issuers[0] }
 
+    /// The root above ``issuing``, by which a device knows this authority: between the steps of a rollover it is not
+    /// yet ``root``.
+    public var issuingRoot: Certificate {
+        let identifier = (try? self.issuing.extensions.authorityKeyIdentifier)?.keyIdentifier.map { Array($0) }
+        return self.roots.first { $0.keyIdentifier == identifier } ?? self.root
+    }
+
     public static func rootPath(in path: String) -> String { "\(path)/root.pem" }
     public static func rootKeyPath(in path: String) -> String { "\(path)/root.key" }
     public static func issuingPath(in path: String) -> String { "\(path)/issuing.pem" }
@@ -331,6 +338,9 @@ public struct AuthorityDirectory: Sendable {
 
     // MARK: Renewal
 
+    /// The most certificates that a party gets within a day when it renews by itself.
+    public static let maximumDailyRenewals = 20
+
     /// An operator's word: this ID may be renewed with its expired certificate, once, until then.
     ///
     /// - Throws: ``PKIError`` with code `name` if the ID has no certificate that is not revoked; those of the files.
@@ -350,8 +360,10 @@ public struct AuthorityDirectory: Sendable {
     /// The certificate must be of this authority, in the record and not revoked. An expired one is enough only with an
     /// operator's word (``allowRenewal(_:lifetime:at:requester:note:)``).
     ///
+    /// A party that renews without end would fill record and list: it gets ``maximumDailyRenewals`` within a day.
+    ///
     /// - Throws: ``PKIError`` with code `expired`, `revoked`, `unknown-issuer` and the others of a certificate that is
-    ///   not good; those of ``EnrolmentRequest/require(_:)``.
+    ///   not good; `busy` for too many; those of ``EnrolmentRequest/require(_:)``.
     public func renew(
         _ old: Certificate, _ request: EnrolmentRequest, at now: UnixTime
     ) throws(PKIError) -> Certificate {
@@ -377,6 +389,12 @@ public struct AuthorityDirectory: Sendable {
                             + "an operator can allow its renewal (secure-mqtt pki renew-allow \(spiffeID.id))")
                 }
             }
+            let recent = record.certificates(of: spiffeID.id).suffix(Self.maximumDailyRenewals)
+            guard recent.count < Self.maximumDailyRenewals || recent.contains(where: { $0.issuedAt <= now - 86_400 })
+            else {
+                throw PKIError(
+                    .busy, "\(spiffeID) has got \(recent.count) certificates within a day: try again tomorrow")
+            }
             let profile = CertificateProfile.role(
                 spiffeID.role, spiffeID.id, in: spiffeID.trustDomain, hosts: old.hosts)
             try request.require(profile)
@@ -386,28 +404,68 @@ public struct AuthorityDirectory: Sendable {
 
     // MARK: Revocation
 
-    /// Revokes every certificate of an ID that is not revoked, and writes a new list of the intermediate.
+    /// Revokes every certificate of an ID that is not revoked, writes new lists of the intermediates, and closes what
+    /// the ID has open: an invitation that nobody used, an operator's word that it may be renewed.
     ///
-    /// - Returns: those that were revoked now.
-    /// - Throws: ``PKIError`` with code `name` if nothing is left to revoke; those of the files; `signing`.
+    /// What a crash kept from the lists is written now: an ID that is revoked in the record alone is no error.
+    ///
+    /// - Returns: those that were revoked now, or came onto a list now; none if there was only something open.
+    /// - Throws: ``PKIError`` with code `name` if nothing is left to revoke; `too-large` if a list would be longer than
+    ///   anyone reads, and then nothing has changed; those of the files; `signing`.
     public func revoke(
         _ id: Identifier, reason: RevocationList.Reason, at now: UnixTime, requester: String? = nil
     ) throws(PKIError) -> [IssuedCertificate] {
-        let revoked = try self.change { (record) throws(PKIError) -> ([IssuedCertificate], [UInt8]) in
-            let matching = record.certificates(of: id).filter { $0.spiffeID.id == id && $0.revocation == nil }
-            guard !matching.isEmpty else { throw PKIError(.name, "\(id) has no certificate that is not revoked") }
-            // Without the key there would be no list that says so.
-            _ = try self.authority(self.issuing)
-            let revocation = IssuedCertificate.Revocation(time: now, reason: reason, requester: requester)
-            var lines: [UInt8] = []
-            for certificate in matching {
-                lines += try IssuanceRecord.revoked(certificate, revocation)
+        let revocation = IssuedCertificate.Revocation(time: now, reason: reason, requester: requester)
+        return try self.change(
+            { (record) throws(PKIError) -> (([IssuedCertificate], Lists?), [UInt8]) in
+                let held = record.certificates(of: id).filter { $0.spiffeID.id == id }
+                var revoked = held.filter { $0.revocation == nil }
+                var lines: [UInt8] = []
+                for index in revoked.indices {
+                    lines += try IssuanceRecord.revoked(revoked[index], revocation)
+                    revoked[index].revocation = revocation
+                }
+                if let spiffeID = record.open(id, at: now) {
+                    lines += try IssuanceRecord.withdrawn(spiffeID, requester: requester, at: now)
+                }
+                let late = try self.unlisted(held)
+                guard !lines.isEmpty || !late.isEmpty else {
+                    throw PKIError(.name, "\(id) has no certificate that is not revoked, and no open invitation")
+                }
+                guard !revoked.isEmpty || !late.isEmpty else { return (([], nil), lines) }
+                // Before anything is recorded: without the key, or with a list that is too long, there would be no
+                // list that says so. The root's says nothing of parties; its key need not be opened for this.
+                let lists = try self.makeLists(record, revoking: revoked, at: now, includingRoot: false)
+                return ((late + revoked, lists), lines)
+            },
+            then: { (result) throws(PKIError) in
+                if let lists = result.1 { try self.write(lists) }
             }
-            return (matching, lines)
+        ).0
+    }
+
+    /// Certificates that are revoked in the record and not on the list of their issuer: a crash came in between, or
+    /// the disk was full. New lists mend it.
+    ///
+    /// - Throws: ``PKIError``: those of the files.
+    public func unlistedRevocations() throws(PKIError) -> [IssuedCertificate] {
+        try self.read { (record) throws(PKIError) in try self.unlisted(record.revoked) }
+    }
+
+    private func unlisted(_ certificates: [IssuedCertificate]) throws(PKIError) -> [IssuedCertificate] {
+        let revoked = certificates.filter { $0.revocation != nil }
+        guard !revoked.isEmpty else { return [] }
+        let held = try self.revocationLists()
+        var lists: [(issuer: [UInt8], list: RevocationList?)] = []
+        for issuing in self.issuers {
+            lists.append((issuing.keyIdentifier, held.last { $0.isSigned(by: issuing) }))
         }
-        // The root's list says nothing of parties; its key need not be opened for this.
-        try self.renewRevocationLists(at: now, includingRoot: false)
-        return revoked
+        return revoked.filter { certificate in
+            lists.contains { issuer, list in
+                (certificate.issuer == nil || certificate.issuer == issuer)
+                    && list?.entry(for: certificate.serialNumber) == nil
+            }
+        }
     }
 
     /// The lists as they are on disk.
@@ -428,43 +486,63 @@ public struct AuthorityDirectory: Sendable {
         at now: UnixTime, rootKey: SigningKey? = nil, includingRoot: Bool = true
     ) throws(PKIError) -> Bool {
         try self.change { (record) throws(PKIError) -> (Bool, [UInt8]) in
-            let path = Self.revocationListsPath(in: self.path)
-            let held = try CertificateFile.readRevocationLists(path)
-            var lists: [RevocationList] = []
-            var renewsRoot = false
-            for root in self.roots {
-                let former = held.filter { $0.isSigned(by: root) }.max { $0.number < $1.number }
-                var key = rootKey
-                if root.publicKey != key.map({ Certificate.PublicKey($0.publicKey) }) {
-                    key = nil
-                    if includingRoot || former == nil { key = try self.rootKey(root) }
-                }
-                if let key {
-                    lists.append(
-                        try Authority(certificate: root, key: key).makeRevocationList(
-                            number: (former?.number ?? 0) + 1, at: now,
-                            lifetime: Authority.rootRevocationListLifetime))
-                    if root == self.root { renewsRoot = true }
-                } else if let former {
-                    lists.append(former)
-                }
-            }
-            // The list of the authority in use is the last: of several, readers take that.
-            for issuing in self.issuers.reversed() {
-                let former = held.filter { $0.isSigned(by: issuing) }.map(\.number).max() ?? 0
-                let entries = record.revoked.filter { $0.issuer == nil || $0.issuer == issuing.keyIdentifier }
-                    .compactMap { certificate in
-                        certificate.revocation.map {
-                            RevocationList.Entry(
-                                serialNumber: certificate.serialNumber, revokedAt: $0.time, reason: $0.reason)
-                        }
-                    }
-                lists.append(
-                    try self.authority(issuing).makeRevocationList(number: former + 1, entries: entries, at: now))
-            }
-            try DurableFile.replace(path, Array(lists.map(\.pemText).joined().utf8), mode: 0o644)
-            return (renewsRoot, [])
+            let lists = try self.makeLists(record, at: now, rootKey: rootKey, includingRoot: includingRoot)
+            try self.write(lists)
+            return (lists.renewsRoot, [])
         }
+    }
+
+    /// What ``revocationListsPath(in:)`` shall hold.
+    private struct Lists: Sendable {
+        var lists: [RevocationList] = []
+        /// Whether the list of the root in use is a new one.
+        var renewsRoot = false
+    }
+
+    /// - Parameter revoking: what is about to be recorded as revoked.
+    private func makeLists(
+        _ record: IssuanceRecord, revoking: [IssuedCertificate] = [], at now: UnixTime, rootKey: SigningKey? = nil,
+        includingRoot: Bool
+    ) throws(PKIError) -> Lists {
+        let held = try self.revocationLists()
+        var result = Lists()
+        for root in self.roots {
+            let former = held.filter { $0.isSigned(by: root) }.max { $0.number < $1.number }
+            var key = rootKey
+            if root.publicKey != key.map({ Certificate.PublicKey($0.publicKey) }) {
+                key = nil
+                if includingRoot || former == nil { key = try self.rootKey(root) }
+            }
+            if let key {
+                result.lists.append(
+                    try Authority(certificate: root, key: key).makeRevocationList(
+                        number: (former?.number ?? 0) + 1, at: now,
+                        lifetime: Authority.rootRevocationListLifetime))
+                if root == self.root { result.renewsRoot = true }
+            } else if let former {
+                result.lists.append(former)
+            }
+        }
+        let revoked = record.revoked + revoking
+        // The list of the authority in use is the last: of several, readers take that.
+        for issuing in self.issuers.reversed() {
+            let former = held.filter { $0.isSigned(by: issuing) }.map(\.number).max() ?? 0
+            let entries = revoked.filter { $0.issuer == nil || $0.issuer == issuing.keyIdentifier }
+                .compactMap { certificate in
+                    certificate.revocation.map {
+                        RevocationList.Entry(
+                            serialNumber: certificate.serialNumber, revokedAt: $0.time, reason: $0.reason)
+                    }
+                }
+            result.lists.append(
+                try self.authority(issuing).makeRevocationList(number: former + 1, entries: entries, at: now))
+        }
+        return result
+    }
+
+    private func write(_ lists: Lists) throws(PKIError) {
+        try DurableFile.replace(
+            Self.revocationListsPath(in: self.path), Array(lists.lists.map(\.pemText).joined().utf8), mode: 0o644)
     }
 
     // MARK: OCSP
@@ -549,10 +627,14 @@ public struct AuthorityDirectory: Sendable {
         return directory
     }
 
-    /// Takes a root or an intermediate out of the files once nothing that it issued is valid any more.
+    /// Takes a root or an intermediate, with its list, out of the files once nothing that it issued is valid any more.
     ///
-    /// - Throws: ``PKIError`` with code `chain` for one that is in use, or that is not there.
-    public func retire(_ keyIdentifier: [UInt8]) throws(PKIError) -> AuthorityDirectory {
+    /// - Parameter force: although certificates of it are still valid: their holders are locked out.
+    /// - Throws: ``PKIError`` with code `chain` for one that is in use, that is not there, or that issued what is still
+    ///   valid.
+    public func retire(
+        _ keyIdentifier: [UInt8], at now: UnixTime, force: Bool = false
+    ) throws(PKIError) -> AuthorityDirectory {
         guard self.root.keyIdentifier != keyIdentifier, self.issuing.keyIdentifier != keyIdentifier,
             (self.roots + self.issuers).contains(where: { $0.keyIdentifier == keyIdentifier })
         else { throw PKIError(.chain, "\(keyIdentifier.hexadecimal) is no former root or intermediate here") }
@@ -561,7 +643,19 @@ public struct AuthorityDirectory: Sendable {
                 (try? issuing.extensions.authorityKeyIdentifier)?.keyIdentifier.map { Array($0) } == keyIdentifier
             })
         else { throw PKIError(.chain, "an intermediate still stands under that root") }
-        try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
+        // Records that name no issuer are of a time when there was but one: the oldest.
+        let isOldest = self.issuers.last?.keyIdentifier == keyIdentifier
+        try self.change { (record) throws(PKIError) -> (Void, [UInt8]) in
+            let valid = record.certificates.filter {
+                ($0.issuer == keyIdentifier || ($0.issuer == nil && isOldest)) && $0.isInForce(at: now)
+            }
+            if let first = valid.first, !force {
+                throw PKIError(
+                    .chain, "\(valid.count) certificates of it are still valid, the first of \(first.spiffeID)")
+            }
+            // Its list first: a list of an authority that nobody knows is of no use to those who read it.
+            let kept = try self.revocationLists().filter { $0.authorityKeyIdentifier != keyIdentifier }
+            try self.write(Lists(lists: kept))
             for (path, certificates) in [
                 (Self.rootPath(in: self.path), self.roots), (Self.issuingPath(in: self.path), self.issuers),
             ] {
@@ -647,8 +741,11 @@ public struct AuthorityDirectory: Sendable {
     }
 
     /// Runs `body` with the record under the lock, then appends what it returned.
+    ///
+    /// - Parameter then: what follows when they are on disk, under the same lock.
     private func change<Result: Sendable>(
-        _ body: (IssuanceRecord) throws(PKIError) -> (Result, [UInt8])
+        _ body: (IssuanceRecord) throws(PKIError) -> (Result, [UInt8]),
+        then: (Result) throws(PKIError) -> Void = { _ in }
     ) throws(PKIError) -> Result {
         let path = Self.recordPath(in: self.path)
         let descriptor = Foundation.open(path, O_RDWR | O_CLOEXEC)
@@ -663,12 +760,14 @@ public struct AuthorityDirectory: Sendable {
         }
         return try self.memory.refresh(path) { (record, cutOff) throws(PKIError) in
             let (result, lines) = try body(record)
-            guard !lines.isEmpty else { return result }
-            // What a crash left behind the last whole line goes, so that the next line begins at the beginning of one.
-            guard !cutOff || ftruncate(descriptor, off_t(record.wholeLength)) == 0 else {
-                throw PKIError(.io, "cannot mend \(path): \(String(cString: strerror(errno)))")
+            if !lines.isEmpty {
+                // What a crash left behind the last whole line goes, so that the next one begins at a beginning.
+                guard !cutOff || ftruncate(descriptor, off_t(record.wholeLength)) == 0 else {
+                    throw PKIError(.io, "cannot mend \(path): \(String(cString: strerror(errno)))")
+                }
+                try DurableFile.append(path, lines, mode: 0o600)
             }
-            try DurableFile.append(path, lines, mode: 0o600)
+            try then(result)
             return result
         }
     }

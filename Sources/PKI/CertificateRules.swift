@@ -259,7 +259,8 @@ struct LeafRules: Sendable {
         }
         let commonNames = certificate.subject.lazy.flatMap { $0 }.filter { $0.type == .RDNAttributeType.commonName }
         guard commonNames.count == 1, let value = commonNames.first?.value,
-            let commonName = String(value), commonName == spiffeID.id.rawValue
+            // By their bytes: for Swift a Kelvin sign is a K.
+            let commonName = String(value), commonName.utf8.elementsEqual(spiffeID.id.rawValue.utf8)
         else {
             throw PKIError(.name, "the common name of \(spiffeID) is not \(spiffeID.id)")
         }

@@ -84,7 +84,9 @@ public struct EnrolmentRequest: Sendable {
     public func require(_ profile: CertificateProfile) throws(PKIError) {
         let id = profile.spiffeID.id
         let names = self.request.subject.flatMap { $0 }.filter { $0.type == .RDNAttributeType.commonName }
-        guard names.count <= 1, names.allSatisfy({ String($0.value) == id.rawValue }) else {
+        // By their bytes: for Swift a Kelvin sign is a K.
+        guard names.count <= 1, names.allSatisfy({ String($0.value)?.utf8.elementsEqual(id.rawValue.utf8) == true })
+        else {
             throw PKIError(.name, "the request's common name is not \(id)")
         }
         let extensions: Certificate.Extensions
@@ -109,7 +111,7 @@ public struct EnrolmentRequest: Sendable {
         for name in names ?? SubjectAlternativeNames() {
             let isOurs =
                 switch name {
-                case .uniformResourceIdentifier(let uri): uri == profile.spiffeID.rawValue
+                case .uniformResourceIdentifier(let uri): uri.utf8.elementsEqual(profile.spiffeID.rawValue.utf8)
                 case .dnsName(let name): profile.hosts.contains(.dns(name.lowercased()))
                 case .ipAddress(let bytes): profile.hosts.contains(.address(Array(bytes.bytes)))
                 default: false

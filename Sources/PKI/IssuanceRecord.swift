@@ -113,6 +113,7 @@ public struct AuthorityEvent: Sendable {
 /// | `revoked` | a serial number, with reason |
 /// | `invited` | an ID may be certified once by a token, of which only the hash is here |
 /// | `renewal-allowed` | an ID may be renewed with an expired certificate, once, until a time |
+/// | `withdrawn` | what an ID had open, invitation or renewal, is closed |
 /// | `responder` | a certificate for the OCSP responder |
 /// | `takeover` | a certificate of a minute in the name of a revoked party, which ended its session at a Mosquitto |
 struct IssuanceRecord: Sendable {
@@ -197,6 +198,14 @@ struct IssuanceRecord: Sendable {
 
     func allowance(_ id: Identifier) -> RenewalAllowance? { self.allowances[id.folded] }
 
+    /// Whose invitation is unused, or whose renewal is allowed, under that ID; nil if nothing is open.
+    func open(_ id: Identifier, at now: UnixTime) -> SPIFFEID? {
+        if let invitation = self.invitation(id), invitation.spiffeID.id == id, invitation.isOpen(at: now) {
+            return invitation.spiffeID
+        }
+        return self.allowance(id).flatMap { $0.spiffeID.id == id && now <= $0.expiresAt ? $0.spiffeID : nil }
+    }
+
     var revoked: [IssuedCertificate] { self.certificates.filter { $0.revocation != nil } }
 
     /// - Parameter number: only what came later.
@@ -238,6 +247,12 @@ struct IssuanceRecord: Sendable {
             guard let text = line.spiffeID, let spiffeID = try? SPIFFEID(text), let expires = line.expires
             else { return false }
             self.allowances[spiffeID.id.folded] = RenewalAllowance(spiffeID: spiffeID, expiresAt: expires)
+        case "withdrawn":
+            guard let text = line.spiffeID, let spiffeID = try? SPIFFEID(text) else { return false }
+            let folded = spiffeID.id.folded
+            // A used one stays: who fetches its certificate again is told that it was revoked.
+            if self.invitations[folded]?.use == nil { self.invitations[folded] = nil }
+            self.allowances[folded] = nil
         case "responder", "takeover": break
         default: return false
         }
@@ -308,6 +323,13 @@ struct IssuanceRecord: Sendable {
             Line(
                 event: "renewal-allowed", time: now, spiffeID: allowance.spiffeID.rawValue, requester: requester,
                 expires: allowance.expiresAt, note: note))
+    }
+
+    static func withdrawn(
+        _ spiffeID: SPIFFEID, requester: String?, at now: UnixTime
+    ) throws(PKIError) -> [UInt8] {
+        try Self.encode(
+            Line(event: "withdrawn", time: now, spiffeID: spiffeID.rawValue, requester: requester))
     }
 
     static func responder(_ certificate: Certificate, issuer: [UInt8], at now: UnixTime) throws(PKIError) -> [UInt8] {

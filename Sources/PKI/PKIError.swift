@@ -65,6 +65,8 @@ public struct PKIError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let tokenExpired = Code("token-expired")
         /// The invitation was used, for another key.
         public static let tokenUsed = Code("token-used")
+        /// Too much was asked for in a short time.
+        public static let busy = Code("busy")
         /// The key, software or hardware, could not sign.
         public static let signing = Code("signing")
     }

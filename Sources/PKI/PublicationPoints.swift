@@ -25,6 +25,11 @@ public struct PublicationPoints: Hashable, Sendable {
         "issuing-\(Array(keyIdentifier.prefix(8)).hexadecimal).crl"
     }
 
+    /// The same for a root's list.
+    package static func rootListName(of keyIdentifier: [UInt8]) -> String {
+        "root-\(Array(keyIdentifier.prefix(8)).hexadecimal).crl"
+    }
+
     func listPoints(of keyIdentifier: [UInt8]) -> RevocationListPoints {
         RevocationListPoints(url: "\(self.base)/crl/\(Self.listName(of: keyIdentifier))")
     }

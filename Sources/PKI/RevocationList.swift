@@ -130,3 +130,17 @@ public struct RevocationList: Sendable {
     /// `-----BEGIN X509 CRL-----` and so on, ending with a line feed.
     public var pemText: String { PEMDocument(type: "X509 CRL", derBytes: self.der).pemString + "\n" }
 }
+
+extension [RevocationList] {
+    /// Those that name one of these authorities, and the others. Signatures are not checked.
+    package func split(among authorities: [Certificate]) -> (known: [RevocationList], unknown: [RevocationList]) {
+        var result: (known: [RevocationList], unknown: [RevocationList]) = ([], [])
+        for list in self {
+            let isKnown = authorities.contains {
+                $0.keyIdentifier == list.authorityKeyIdentifier && $0.subject == list.issuer
+            }
+            if isKnown { result.known.append(list) } else { result.unknown.append(list) }
+        }
+        return result
+    }
+}

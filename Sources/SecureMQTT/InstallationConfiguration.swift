@@ -2,6 +2,7 @@ import Configuration
 import ControlCenter
 import Foundation
 import Identity
+import Logging
 import MQTTBroker
 import PKI
 import X509
@@ -167,9 +168,18 @@ struct TrustSettings: Sendable {
         return try CertificateFile.read(intermediates)
     }
 
+    /// The lists of the authorities that are known here. Others, of one that has retired, are passed over with a
+    /// warning: one list that is of no use must not keep a server from starting, or from taking the others.
     func readRevocationLists() throws(PKIError) -> [RevocationList] {
         guard let revocationLists else { return [] }
-        return try CertificateFile.readRevocationLists(revocationLists)
+        let lists = try CertificateFile.readRevocationLists(revocationLists)
+            .split(among: try CertificateFile.read(self.root) + self.readIntermediates())
+        for list in lists.unknown {
+            Logger(label: "trust").warning(
+                "a revocation list of an authority that is not known here is passed over",
+                metadata: ["file": "\(revocationLists)", "issuer": "\(list.issuer)", "number": "\(list.number)"])
+        }
+        return lists.known
     }
 }
 

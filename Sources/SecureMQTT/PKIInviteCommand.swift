@@ -116,7 +116,7 @@ struct PKIInviteCommand: AsyncParsableCommand {
                 requester: Requester.local, token: token)
             return InvitationSheet(
                 device: device,
-                invited: .init(invitation, token: token.text, root: authority.root.sha256, url: url),
+                invited: .init(invitation, token: token.text, root: authority.issuingRoot.sha256, url: url),
                 meter: self.meter)
         }
     }

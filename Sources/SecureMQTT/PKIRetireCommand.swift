@@ -24,12 +24,7 @@ struct PKIRetireCommand: AsyncParsableCommand {
             throw CommandError(.usage, "\(self.keyIdentifier) is not a key identifier in hexadecimal")
         }
         let authority = try await self.authority.openAuthority()
-        let held = try authority.issued().filter { $0.issuer == identifier && $0.isInForce(at: .now) }
-        guard held.isEmpty || self.force else {
-            throw CommandError(
-                .badData, "\(held.count) certificates of it are still valid, the first of \(held[0].spiffeID)")
-        }
-        _ = try authority.retire(identifier)
+        _ = try authority.retire(identifier, at: .now, force: self.force)
         Terminal.standardOutput.line("Retired \(self.keyIdentifier). Its key may be destroyed.")
     }
 }

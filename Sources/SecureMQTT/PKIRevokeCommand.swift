@@ -7,7 +7,7 @@ import PKI
 struct PKIRevokeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "revoke",
-        abstract: "Revoke all certificates of an ID, or renew the revocation lists.",
+        abstract: "Revoke all certificates of an ID and withdraw its open invitation, or renew the revocation lists.",
         discussion: """
             Writes a new crl.pem. Running servers that read that file apply it within a second. For a Mosquitto whose \
             files pki export-mosquitto wrote, name their folder: its lists are replaced, it is told to read them, and \
@@ -64,6 +64,7 @@ struct PKIRevokeCommand: AsyncParsableCommand {
             }
             if self.json { return try output.json(answer) }
             for serial in answer.revoked { output.line("Revoked \(id), serial \(serial).") }
+            if answer.revoked.isEmpty { output.line("Withdrew what \(id) had open.") }
             return
         }
         let authority = try await self.authority.openAuthority()
@@ -77,7 +78,7 @@ struct PKIRevokeCommand: AsyncParsableCommand {
                 for certificate in revoked {
                     output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
                 }
-                output.line("Wrote \(path).")
+                output.line(revoked.isEmpty ? "Withdrew what \(id) had open." : "Wrote \(path).")
             }
             try await self.tellMosquitto(authority, ending: Set(revoked.map(\.spiffeID)))
         } else {

@@ -28,6 +28,46 @@ struct ServiceTests {
         }
     }
 
+    @Test("An operator's client talks to an authority only: a broker under the same root gets no request")
+    func impostor() async throws {
+        try await withAuthority { ca in
+            try ca.issue(.operator, "olga")
+            let key = SigningKey()
+            let broker = try ca.authority.issue(
+                .broker(
+                    try Identifier("b-1"), in: try ca.authority.trustDomain, hosts: [try HostName("127.0.0.1")]),
+                to: key.publicKey, at: ca.now, requester: "test")
+            try CertificateFile.create(ca.directory.path("b-1.pem"), [broker, ca.authority.issuing])
+            try KeyFile.create(ca.directory.path("b-1.key"), key)
+            let port = try freePort()
+            let server = try ChildProcess(
+                "openssl",
+                [
+                    "s_server", "-accept", "127.0.0.1:\(port)", "-cert", ca.directory.path("b-1.pem"), "-key",
+                    ca.directory.path("b-1.key"), "-cert_chain", AuthorityDirectory.issuingPath(in: ca.authority.path),
+                    "-tls1_3", "-quiet",
+                ])
+            defer { server.kill() }
+            try await withDeadline(.seconds(20), "openssl listens") {
+                while !isListening(port: port) { try await Task.sleep(for: .milliseconds(5)) }
+            }
+            for (port, isAuthority) in [(ca.ports.https, true), (port, false)] {
+                let client = try AuthorityClient(
+                    base: "https://127.0.0.1:\(port)", roots: [ca.authority.root],
+                    chain: try CertificateFile.read(ca.directory.path("olga.pem")),
+                    key: try KeyFile.read(ca.directory.path("olga.key")))
+                do {
+                    #expect(try await !client.certificates().isEmpty)
+                    #expect(isAuthority)
+                } catch {
+                    #expect(!isAuthority && "\(error)".contains("is not an authority"), "\(error)")
+                }
+                await client.close()
+            }
+            #expect(!server.output.contains("/api"))
+        }
+    }
+
     @Test("What a device needs to know is told to anyone")
     func installation() async throws {
         try await withAuthority { ca in
@@ -48,11 +88,12 @@ struct ServiceTests {
             for base in [ca.base, ca.publicBase] {
                 for name in [
                     "issuing.crl", "root.crl", PublicationPoints.listName(of: ca.authority.issuing.keyIdentifier),
+                    PublicationPoints.rootListName(of: ca.authority.root.keyIdentifier),
                 ] {
                     let answer = try await ca.curl(["\(base)/crl/\(name)"])
                     #expect(answer.status == 200)
                     let list = try RevocationList(der: answer.body)
-                    #expect(list.isSigned(by: name == "root.crl" ? ca.authority.root : ca.authority.issuing))
+                    #expect(list.isSigned(by: name.hasPrefix("root") ? ca.authority.root : ca.authority.issuing))
                     #expect(list.count == 0)
                 }
                 #expect(try await ca.curl(["\(base)/crl/other.crl"]).status == 404)

@@ -155,7 +155,7 @@ private final class FakeBus: MessageBus, SettlementTarget {
         let now = Timestamp(seconds: self.pki.now)
         return try ControlCenter(
             bus: bus, store: self.store, verifier: self.pki.verifier(), signer: PartySigner(self.pki.controlCenter),
-            chain: self.pki.controlCenter.chainDER, revocationList: self.revocationList,
+            chain: self.pki.controlCenter.chainDER, revocationLists: [self.revocationList],
             configuration: configuration, logger: Logger(label: "test", factory: { _ in SwiftLogNoOpLogHandler() }),
             clock: { now })
     }
@@ -291,7 +291,7 @@ private final class FakeBus: MessageBus, SettlementTarget {
         await bus.wait { $0.settled.count == 2 }
         let lists = try self.pki.revocationLists(revoking: [self.home.party], number: 2)
         let newest = lists[1].der
-        try await center.update(lists, published: newest)
+        try await center.update(lists, published: [newest])
         try bus.deliver([second])
         await bus.wait { $0.settled.count == 3 && $0.published.contains { $0.bytes == newest } }
         bus.close()

@@ -75,6 +75,15 @@ struct JoiningTests {
         #expect(try await renewing.revocationLists().count == 2)
     }
 
+    @Test("A list of a root that the invitation does not name, as amid a rollover, hinders nobody")
+    func otherRootsList() async throws {
+        let foreign = try self.pki.foreign().revocationLists()
+        let own = try self.pki.revocationLists()
+        let server = try await ESTServer(self.pki, state: self.state(), lists: [foreign[0], own[1]])
+        let outcome = try await self.joining(server).join(key: SigningKey(), token: "secret-1", clock: self.now)
+        #expect(outcome.revocationLists.map(\.authorityKeyIdentifier) == [own[1].authorityKeyIdentifier])
+    }
+
     private func renewing(_ server: ESTServer, revoking: [TestPKI.Party] = []) throws -> Renewing {
         Renewing(
             address: try AuthorityAddress(server.url), trust: try self.pki.verifier(),

@@ -98,6 +98,32 @@ import X509
         }
     }
 
+    @Test("A revocation that a crash kept from the list comes onto it at the next try")
+    func revokeAgain() throws {
+        let leaf = try self.issue(.auditor, "a")
+        let path = self.directory.path("crl.pem")
+        let before = try Data(contentsOf: URL(fileURLWithPath: path))
+        _ = try self.authority.revoke(try Identifier("a"), reason: .keyCompromise, at: self.now)
+        #expect(try self.authority.unlistedRevocations().isEmpty)
+        // As a crash between the record and the list leaves it.
+        try before.write(to: URL(fileURLWithPath: path))
+        #expect(throws: Never.self) { try self.verifier().verify(chain: [leaf], at: self.now) }
+        #expect(try self.authority.unlistedRevocations().count == 1)
+        #expect(try self.authority.revoke(try Identifier("a"), reason: .keyCompromise, at: self.now + 1).count == 1)
+        #expect(throws: PKIError(.revoked, "")) { try self.verifier().verify(chain: [leaf], at: self.now + 1) }
+        #expect(try self.authority.issued().map(\.revocation?.time) == [self.now])
+    }
+
+    @Test("With a list that cannot be read nothing is recorded as revoked")
+    func noList() throws {
+        _ = try self.issue(.auditor, "a")
+        try Data("broken".utf8).write(to: URL(fileURLWithPath: self.directory.path("crl.pem")))
+        #expect(throws: PKIError.self) {
+            try self.authority.revoke(try Identifier("a"), reason: .keyCompromise, at: self.now)
+        }
+        #expect(try self.authority.issued().map(\.revocation) == [nil])
+    }
+
     @Test("Lists are renewed with a higher number; the root's only where its key is")
     func renewLists() throws {
         #expect(try self.authority.renewRevocationLists(at: self.now + 100))

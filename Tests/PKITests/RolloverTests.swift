@@ -1,6 +1,8 @@
+import Crypto
 import Foundation
 import Identity
 import PKI
+import SwiftASN1
 import TestSupport
 import Testing
 import X509
@@ -79,7 +81,10 @@ import X509
         let both = try old.addRoot(passphrase: nil, at: self.now)
         #expect(both.roots.count == 2 && both.roots[1] == old.root)
         #expect(throws: Never.self) { try self.verifier(both).verify(chain: [first], at: self.now) }
+        // Until there is an intermediate under the new root, a device knows this authority by the old one.
+        #expect(both.issuingRoot == old.root)
         let moved = try both.addIntermediate(passphrase: nil, at: self.now)
+        #expect(moved.issuingRoot == moved.root)
         let second = try self.issue(moved, "b")
         for leaf in [first, second] {
             #expect(throws: Never.self) { try self.verifier(moved).verify(chain: [leaf], at: self.now) }
@@ -90,9 +95,15 @@ import X509
             try newAlone.verify(chain: [first, old.issuing], at: self.now)
         }
         // In order: an intermediate before the root above it, and never what is in use.
-        #expect(throws: PKIError(.chain, "")) { try moved.retire(old.root.keyIdentifier) }
-        #expect(throws: PKIError(.chain, "")) { try moved.retire(moved.issuing.keyIdentifier) }
-        let alone = try moved.retire(old.issuing.keyIdentifier).retire(old.root.keyIdentifier)
+        #expect(throws: PKIError(.chain, "")) { try moved.retire(old.root.keyIdentifier, at: self.now) }
+        #expect(throws: PKIError(.chain, "")) { try moved.retire(moved.issuing.keyIdentifier, at: self.now) }
+        // What "a" holds is still valid.
+        #expect(throws: PKIError(.chain, "")) { try moved.retire(old.issuing.keyIdentifier, at: self.now) }
+        let alone = try moved.retire(old.issuing.keyIdentifier, at: self.now, force: true)
+            .retire(old.root.keyIdentifier, at: self.now)
+        // The lists that are left are all of authorities that are left.
+        #expect(throws: Never.self) { try self.verifier(alone).verify(chain: [second], at: self.now) }
+        #expect(try alone.revocationLists().count == 2)
         #expect(alone.roots == [moved.root] && alone.issuers == [moved.issuing])
         try alone.renewRevocationLists(at: self.now)
         #expect(throws: Never.self) { try self.verifier(alone).verify(chain: [second], at: self.now) }
@@ -185,6 +196,51 @@ import X509
                     requester: "test")
             }
         }
+    }
+
+    @Test("Revoking an ID closes its open invitation, and the ID is free")
+    func withdrawn() throws {
+        let authority = try self.create()
+        let (mona, token, key) = (try Identifier("mona"), EnrolmentToken(), P256.Signing.PrivateKey())
+        _ = try authority.invite(
+            .auditor(mona, in: self.trustDomain), lifetime: 100, at: self.now, requester: "test", token: token)
+        #expect(try authority.revoke(mona, reason: .unspecified, at: self.now).isEmpty)
+        #expect(throws: PKIError(.token, "")) {
+            try authority.redeem(
+                mona, token: token.text, try Self.request("mona", key), at: self.now, requester: "test")
+        }
+        #expect(throws: PKIError(.name, "")) { try authority.revoke(mona, reason: .unspecified, at: self.now) }
+        _ = try AuthorityDirectory.open(self.directory.path).issue(
+            .role(.operator, mona, in: self.trustDomain), to: SigningKey().publicKey, at: self.now)
+    }
+
+    private static func request(_ name: String, _ key: P256.Signing.PrivateKey) throws -> EnrolmentRequest {
+        let request = try CertificateSigningRequest(
+            version: .v1, subject: try DistinguishedName { CommonName(name) }, privateKey: .init(key),
+            attributes: .init(), signatureAlgorithm: .ecdsaWithSHA256)
+        var serializer = DER.Serializer()
+        try serializer.serialize(request)
+        return try EnrolmentRequest(der: serializer.serializedBytes)
+    }
+
+    @Test("A common name that only looks the same is another one")
+    func lookAlike() throws {
+        let profile = CertificateProfile.auditor(try Identifier("K1"), in: self.trustDomain)
+        let key = P256.Signing.PrivateKey()
+        #expect(throws: Never.self) { try Self.request("K1", key).require(profile) }
+        #expect(throws: PKIError(.name, "")) { try Self.request("\u{212A}1", key).require(profile) }
+    }
+
+    @Test("A party that renews without end has to wait")
+    func manyRenewals() throws {
+        let authority = try self.create()
+        let old = try self.issue(authority, "mona")
+        let request = try Self.request("mona", P256.Signing.PrivateKey())
+        for _ in 1..<AuthorityDirectory.maximumDailyRenewals {
+            _ = try authority.renew(old, request, at: self.now + 1)
+        }
+        #expect(throws: PKIError(.busy, "")) { try authority.renew(old, request, at: self.now + 86_399) }
+        #expect(throws: Never.self) { try authority.renew(old, request, at: self.now + 86_401) }
     }
 
     @Test("Tokens have 26 letters of an alphabet without doubles, and differ")

@@ -152,13 +152,16 @@ import Testing
         let mona = try site.live("mona", state: site.folder.path("live"))
         defer { mona.kill() }
         try await site.waitFor(before + 2, site.statements("mona"))
+        // From before the command, with its start; the server looks at its files twice a second.
         let clock = ContinuousClock()
-        try await site.revoke("mona")
         let start = clock.now
+        try await site.revoke("mona")
         try await serve.waitForOutput("disconnected=1")
         let cut = start.duration(to: clock.now)
         try await serve.waitForOutput("refused the handshake")
-        print("revoked by an operator: cut \(cut) after the answer, refused after \(start.duration(to: clock.now))")
+        print("revoked by an operator: cut \(cut) after the command began, \(start.duration(to: clock.now)) refused")
+        // Several times what it takes on a machine that has other work too.
+        #expect(cut < .seconds(5))
         let after = try site.query(site.statements("mona"), as: Int.self)
         // It learns why, keeps what it reads, and none of it is stored.
         try await mona.waitForOutput("revoked")
@@ -203,7 +206,9 @@ import Testing
         let clock = ContinuousClock()
         let start = clock.now
         try await site.revoke("mona")
-        print("Mosquitto: revoked and its session ended after \(start.duration(to: clock.now))")
+        let cut = start.duration(to: clock.now)
+        print("Mosquitto: revoked and its session ended after \(cut)")
+        #expect(cut < .seconds(5))
         #expect(site.authority.errorOutput.contains("Ended the session of mona"), "\(site.authority.errorOutput)")
         // It tries to come back, and its certificates are on the list.
         try await broker.waitForOutput("certificate verify failed")

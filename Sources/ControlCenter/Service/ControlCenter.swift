@@ -124,7 +124,7 @@ public final class ControlCenter: Service {
     private let core: Mutex<IngestCore<ControlCenterStore>>
     /// A copy of the core's, to be had while the core is busy committing.
     private let examiner: Mutex<Examiner>
-    private let revocationList: Mutex<[UInt8]?>
+    private let revocationLists: Mutex<[[UInt8]]>
     private let progressState = Mutex(Progress())
     /// Where the core works: commits wait for the disk, which no thread of the cooperative pool should.
     private let queue = DispatchQueue(label: "control-center.commit", qos: .userInitiated)
@@ -139,13 +139,14 @@ public final class ControlCenter: Service {
     ///   - verifier: who is trusted, with the revocation lists in force.
     ///   - signer: the control center's own certificate and key.
     ///   - chain: the control center's certificate and intermediate, DER; published on `control_center/keys`.
-    ///   - revocationList: the issuing authority's list, DER; published on `control_center/crl`.
+    ///   - revocationLists: of every authority, DER; published on `control_center/crl` one after the other. The last
+    ///     one stays there.
     ///   - clock: what time it is, for receipts, validity and the records.
     ///   - onHello: told of every verified hello, after its commit: see ``ControlDesk/heard(_:_:)``.
     /// - Throws: ``ControlCenterError`` with code `identity` if `chain` is not the signer's.
     public init(
         bus: any MessageBus, store: ControlCenterStore, verifier: IdentityVerifier, signer: any Signer,
-        chain: [[UInt8]], revocationList: [UInt8]? = nil, configuration: Configuration = Configuration(),
+        chain: [[UInt8]], revocationLists: [[UInt8]] = [], configuration: Configuration = Configuration(),
         logger: Logger = Logger(label: "control-center"), clock: @escaping @Sendable () -> Timestamp = systemClock,
         onHello: @escaping @Sendable (SPIFFEID, Nonce) -> Void = { _, _ in }
     ) throws(ControlCenterError) {
@@ -160,7 +161,7 @@ public final class ControlCenter: Service {
         self.store = store
         self.examiner = Mutex(core.examiner)
         self.core = Mutex(core)
-        self.revocationList = Mutex(revocationList)
+        self.revocationLists = Mutex(revocationLists)
         self.inbox = Mailbox(capacity: configuration.maximumWaiting)
     }
 
@@ -169,21 +170,21 @@ public final class ControlCenter: Service {
 
     /// Takes newer revocation lists: nothing new by whom they name is stored from the next batch on.
     ///
-    /// - Parameter published: the list to publish on `control_center/crl`, DER; `nil` leaves it as it is.
+    /// - Parameter published: the lists to publish on `control_center/crl`, DER; none leaves them as they are.
     /// - Throws: `PKIError`; then nothing has changed.
-    public func update(_ lists: [RevocationList], published: [UInt8]? = nil) async throws {
+    public func update(_ lists: [RevocationList], published: [[UInt8]] = []) async throws {
         try await self.onQueue {
             try self.core.withLock { core in
                 try core.update(lists)
                 self.examiner.withLock { $0 = core.examiner }
             }
         }
-        self.publish(revocationList: published)
+        self.publish(revocationLists: published)
     }
 
     /// Exchanges who is trusted: roots, intermediates and revocation lists. Certificates that are known are verified
     /// anew; what is stored stays.
-    public func replaceTrust(_ verifier: IdentityVerifier, published: [UInt8]? = nil) async throws {
+    public func replaceTrust(_ verifier: IdentityVerifier, published: [[UInt8]] = []) async throws {
         let now = self.clock()
         try await self.onQueue {
             self.core.withLock { core in
@@ -191,12 +192,12 @@ public final class ControlCenter: Service {
                 self.examiner.withLock { $0 = core.examiner }
             }
         }
-        self.publish(revocationList: published)
+        self.publish(revocationLists: published)
     }
 
-    private func publish(revocationList: [UInt8]?) {
-        guard let revocationList else { return }
-        self.revocationList.withLock { $0 = revocationList }
+    private func publish(revocationLists: [[UInt8]]) {
+        guard !revocationLists.isEmpty else { return }
+        self.revocationLists.withLock { $0 = revocationLists }
         _ = self.outbox.offer(.announce)
     }
 
@@ -389,7 +390,7 @@ public final class ControlCenter: Service {
 
     private func announce() async {
         await self.publish(Outgoing(topic: .keys, bytes: self.own.withLock { $0.keys }, isRetained: true))
-        if let list = self.revocationList.withLock({ $0 }) {
+        for list in self.revocationLists.withLock({ $0 }) {
             await self.publish(Outgoing(topic: .crl, bytes: list, isRetained: true))
         }
     }

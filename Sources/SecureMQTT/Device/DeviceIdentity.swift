@@ -108,14 +108,22 @@ struct DeviceIdentity: Sendable {
     func keep(_ list: RevocationList, bus: RenewableClientBus) {
         let logger = Logger(label: "revocation")
         do {
-            guard try self.memory.keep(list) else { return }
-            logger.info("a newer revocation list", metadata: ["issuer": "\(list.issuer)", "number": "\(list.number)"])
-            try self.parts.gate.update([list])
+            if try self.memory.keep(list) {
+                logger.info(
+                    "a newer revocation list", metadata: ["issuer": "\(list.issuer)", "number": "\(list.number)"])
+            }
         } catch {
             // Without a disk it holds as long as the process does.
             logger.error("a revocation list cannot be kept", metadata: ["reason": "\(error)"])
-            try? self.parts.gate.update([list])
         }
+        // Not only one that is news on the disk: a renewal may have put it there. The gate refuses older ones.
+        try? self.parts.gate.update([list])
+        self.recheckBroker(bus)
+    }
+
+    /// Ends the connection to a broker that is not to be trusted any more.
+    private func recheckBroker(_ bus: RenewableClientBus) {
+        let logger = Logger(label: "revocation")
         let (configuration, broker) = self.connection.state.withLock { ($0.configuration, $0.broker) }
         guard let configuration, let broker else { return }
         do {
@@ -183,7 +191,9 @@ struct DeviceIdentity: Sendable {
             }
         }
         var judge = trust
-        for list in try await renewing.revocationLists() where (try? judge.update([list])) != nil {
+        // Of those too that were learnt just now.
+        let all = Renewing(address: renewing.address, trust: trust, gate: renewing.gate)
+        for list in try await all.revocationLists() where (try? judge.update([list])) != nil {
             try self.memory.keep(list)
         }
         return trust
@@ -191,7 +201,7 @@ struct DeviceIdentity: Sendable {
 
     /// As ``learn(_:)``, and the auditor goes on with what was learnt. Once a day: a new root comes long before anything
     /// hangs on it.
-    private func refresh(_ service: AuditorService) async throws {
+    private func refresh(_ service: AuditorService, bus: RenewableClientBus) async throws {
         guard let text = self.auditor.authority else { return }
         let held = try Self.readTrust(self.settings, self.memory)
         let trust = try await self.learn(
@@ -202,6 +212,7 @@ struct DeviceIdentity: Sendable {
             try self.parts.replaceTrust(trust.revocationLists)
         }
         for list in self.memory.read() { try? self.parts.gate.update([list]) }
+        self.recheckBroker(bus)
         await service.trust(try Self.readTrust(self.settings, self.memory))
     }
 
@@ -211,7 +222,7 @@ struct DeviceIdentity: Sendable {
         var refresh: (@Sendable () async throws -> Void)?
         if self.auditor.authority != nil {
             renew = { _ = try await self.renew() }
-            refresh = { try await self.refresh(service) }
+            refresh = { try await self.refresh(service, bus: bus) }
         }
         return RenewalService(
             files: self.files, current: self.identity,

@@ -32,7 +32,7 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let center = try parts.makeControlCenter(bus: bus, store: store, identified: identified, desk: desk)
         let watch = TrustWatch(
             parts: parts, controlCenter: center,
-            published: identified.ownList, logger: Logger(label: "trust"))
+            published: identified.published, logger: Logger(label: "trust"))
         let renewal = try parts.makeRenewal(of: center, identified: identified, bus: bus)
         try await runServices(
             [bus, center, desk, watch, renewal, parts.makeFleetWatch(controlCenter: center)],

@@ -39,7 +39,7 @@ struct ServeCommand: AsyncParsableCommand {
         let center = try parts.makeControlCenter(bus: session, store: store, identified: identified, desk: desk)
         let watch = TrustWatch(
             parts: parts, broker: broker, controlCenter: center,
-            published: identified.ownList, logger: Logger(label: "trust"))
+            published: identified.published, logger: Logger(label: "trust"))
         let renewal = try parts.makeRenewal(of: center, identified: identified)
         try await runServices(
             [

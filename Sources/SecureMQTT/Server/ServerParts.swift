@@ -150,10 +150,13 @@ struct ServerParts: Sendable {
         let signer: CertificateSigner
         let chain: [Certificate]
 
-        /// Of several lists, the one that its issuing authority signed: what auditors are told.
-        var ownList: @Sendable ([RevocationList]) -> [UInt8]? {
-            let issuer = self.identity.intermediate.subject
-            return { lists in lists.last { $0.issuer == issuer }?.der }
+        /// What auditors are told: every list, that of its own issuing authority last, which stays on the topic.
+        var published: @Sendable ([RevocationList]) -> [[UInt8]] {
+            let own = self.identity.intermediate.keyIdentifier
+            return { lists in
+                (lists.filter { $0.authorityKeyIdentifier != own } + lists.filter { $0.authorityKeyIdentifier == own })
+                    .map(\.der)
+            }
         }
 
         /// How the embedded broker knows it.
@@ -204,7 +207,7 @@ struct ServerParts: Sendable {
         return try ControlCenter(
             bus: bus, store: store, verifier: try self.configuration.trust.makeVerifier(),
             signer: identified.signer, chain: identified.chain.map(\.der),
-            revocationList: identified.ownList(try self.configuration.trust.readRevocationLists()),
+            revocationLists: identified.published(try self.configuration.trust.readRevocationLists()),
             configuration: settings, logger: logger, onHello: { desk?.heard($0, $1) })
     }
 

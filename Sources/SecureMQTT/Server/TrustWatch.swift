@@ -17,8 +17,8 @@ struct TrustWatch: Service {
     let parts: ServerParts
     var broker: Broker?
     var controlCenter: ControlCenter?
-    /// The list of these that the control center publishes.
-    var published: @Sendable ([RevocationList]) -> [UInt8]? = { _ in nil }
+    /// The lists as the control center publishes them.
+    var published: @Sendable ([RevocationList]) -> [[UInt8]] = { _ in [] }
     let logger: Logger
 
     private var trust: TrustSettings { self.parts.configuration.trust }
