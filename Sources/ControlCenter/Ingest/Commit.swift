@@ -396,7 +396,8 @@ public struct IngestCore<Store: LedgerStore> {
         switch self.standing(of: certificate, hash, at: now) {
         case .good: break
         case .expired:
-            return try self.quarantine(arrival, Refusal(.expired, "the certificate is outside of its validity"), at: now)
+            return try self.quarantine(
+                arrival, Refusal(.expired, "the certificate is outside of its validity"), at: now)
         case .refused(let reason):
             return try self.quarantine(arrival, Refusal(reason, "the certificate does not stand"), at: now)
         case .held: return try self.hold(.busy, topic: arrival.topic)
