@@ -86,7 +86,13 @@ struct CommandError: Error, CustomStringConvertible {
     /// A wrong command line, in one line, with the help that would tell how it is right.
     private static func usage(_ error: any Error) -> CommandError {
         let lines = SecureMQTT.fullMessage(for: error).split(whereSeparator: \.isNewline)
-        let message = SecureMQTT.message(for: error).split(whereSeparator: \.isNewline).first ?? "wrong usage"
+        let said = SecureMQTT.message(for: error).split(whereSeparator: \.isNewline)
+        var message = said.first ?? "wrong usage"
+        if message.hasSuffix(":") {
+            // What may stand there is listed below.
+            let words = said.dropFirst().map { $0.drop { $0 == " " || $0 == "-" } }.prefix { !$0.isEmpty }
+            message += " " + words.joined(separator: ", ")
+        }
         let hint = lines.last { $0.contains("--help") }?.firstMatch(of: /'([^']*--help)'/)?.1
         let text = message.hasSuffix(".") ? message.dropLast() : message
         return CommandError(.usage, "\(text); see \(hint ?? "secure-mqtt --help")")

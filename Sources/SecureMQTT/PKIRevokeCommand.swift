@@ -14,7 +14,7 @@ struct PKIRevokeCommand: AsyncParsableCommand {
             the live sessions of the revoked end.
 
             EXAMPLES
-              secure-mqtt pki revoke mona --reason key-compromise --pki /srv/energy/pki
+              secure-mqtt pki revoke mona --reason keyCompromise --pki /srv/energy/pki
               secure-mqtt pki revoke mona --ca https://ca.energy.example:8443 --as operators/olga
               secure-mqtt pki revoke mona --config /srv/energy/secure-mqtt.yaml --mosquitto /etc/mosquitto/energy
               secure-mqtt pki revoke --lists-only --root-key /media/offline/root.key --pki /srv/energy/pki
@@ -25,7 +25,7 @@ struct PKIRevokeCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "unspecified, key-compromise, affiliation-changed, superseded, cessation-of-operation or privilege-withdrawn.",
+            "unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation or privilegeWithdrawn.",
             valueName: "reason"))
     var reason: RevocationReason = .unspecified
 
@@ -106,11 +106,18 @@ struct PKIRevokeCommand: AsyncParsableCommand {
 /// The reasons that a person may give.
 enum RevocationReason: String, ExpressibleByArgument, CaseIterable {
     case unspecified
-    case keyCompromise = "key-compromise"
-    case affiliationChanged = "affiliation-changed"
+    case keyCompromise
+    case affiliationChanged
     case superseded
-    case cessationOfOperation = "cessation-of-operation"
-    case privilegeWithdrawn = "privilege-withdrawn"
+    case cessationOfOperation
+    case privilegeWithdrawn
+
+    /// As in RFC 5280 section 5.3.1; also `key-compromise`.
+    init?(argument: String) {
+        let word = argument.replacing("-", with: "").lowercased()
+        guard let reason = Self.allCases.first(where: { $0.rawValue.lowercased() == word }) else { return nil }
+        self = reason
+    }
 
     var value: RevocationList.Reason {
         switch self {

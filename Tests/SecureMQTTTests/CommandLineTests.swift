@@ -45,7 +45,10 @@ import Testing
         Mistake(arguments: ["readings", "--quantity", "voltage/"], status: 64, says: "there is no such quantity"),
         Mistake(arguments: ["readings", "--auditor", "a b"], status: 64, says: "not an ID"),
         Mistake(arguments: ["readings", "--meter", "a+b"], status: 64, says: "not a meter's name"),
-        Mistake(arguments: ["readings", "--format", "xml"], status: 64, says: "format"),
+        Mistake(arguments: ["readings", "--format", "xml"], status: 64, says: "'csv'"),
+        Mistake(
+            arguments: ["pki", "revoke", "mona", "--reason", "boredom"], status: 64,
+            says: "unspecified, keyCompromise, affiliationChanged"),
         Mistake(
             arguments: ["auditor", "run", "--simulate", "--column", "GC=power:kW"], status: 64, says: "of a file"),
         Mistake(

@@ -235,7 +235,7 @@ import X509
         "pki revoke writes a list that openssl believes", .enabled(if: OpenSSL.isInstalled, "openssl is not installed"))
     func revoke() async throws {
         try await self.makeInstallation()
-        let result = try await self.run("pki", "revoke", "mona", "--reason", "key-compromise", "--pki", "energy/pki")
+        let result = try await self.run("pki", "revoke", "mona", "--reason", "keyCompromise", "--pki", "energy/pki")
         #expect(result.status == 0)
         let verdict = try await OpenSSL.run(
             [
