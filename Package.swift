@@ -8,7 +8,6 @@ let nioPosix = Target.Dependency.product(name: "NIOPosix", package: "swift-nio")
 let nioTLS = Target.Dependency.product(name: "NIOTLS", package: "swift-nio")
 let nioHTTP1 = Target.Dependency.product(name: "NIOHTTP1", package: "swift-nio")
 let nioWebSocket = Target.Dependency.product(name: "NIOWebSocket", package: "swift-nio")
-let nioEmbedded = Target.Dependency.product(name: "NIOEmbedded", package: "swift-nio")
 let nioSSL = Target.Dependency.product(name: "NIOSSL", package: "swift-nio-ssl")
 let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
 let cryptoExtras = Target.Dependency.product(name: "CryptoExtras", package: "swift-crypto")
@@ -78,8 +77,8 @@ let package = Package(
         .target(
             name: "MQTTClient",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, logging,
-                lifecycle, deque,
+                "MQTT", "MessageBus", nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, logging, lifecycle,
+                deque,
             ]),
         // Where an MQTT client's session survives its process.
         .target(name: "MQTTClientSQLite", dependencies: ["MQTT", "MQTTClient", grdb, nio]),
@@ -100,7 +99,7 @@ let package = Package(
         .target(
             name: "CertificateAuthority",
             dependencies: [
-                "Identity", "PKI", crypto, x509, asn1, logging, lifecycle, nio, nioPosix, nioHTTP1, nioSSL, hummingbird,
+                "Identity", "PKI", crypto, x509, logging, lifecycle, nio, nioPosix, nioHTTP1, nioSSL, hummingbird,
                 hummingbirdTLS, httpClient,
             ]),
 
@@ -113,8 +112,8 @@ let package = Package(
         .target(
             name: "Auditor",
             dependencies: [
-                "Identity", "COSE", "Telemetry", "LiCore", "MessageBus", "PKI", "Storage",
-                crypto, x509, grdb, logging, lifecycle, deque,
+                "Identity", "MQTT", "Telemetry", "LiCore", "MessageBus", "PKI", "Storage",
+                crypto, x509, grdb, logging, lifecycle, deque, nio,
             ]),
         .target(
             name: "ControlCenter",
@@ -129,7 +128,7 @@ let package = Package(
         .executableTarget(
             name: "SecureMQTT",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "COSE", "PKI", "Telemetry",
+                "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "PKI", "Telemetry",
                 "LiCore", "Auditor", "CertificateAuthority", "ControlCenter", "Enrolment",
                 argumentParser, configuration, grdb, logging, lifecycle, unixSignals, nio, nioPosix, nioSSL, crypto,
                 x509, asn1,
@@ -154,7 +153,7 @@ let package = Package(
         // What several test targets share: temporary folders, processes, a test PKI.
         .target(
             name: "TestSupport",
-            dependencies: ["Identity", "PKI", "Telemetry", "COSE", crypto, x509],
+            dependencies: ["Identity", "PKI", x509],
             path: "Tests/TestSupport"),
         .testTarget(name: "IdentityTests", dependencies: ["Identity"]),
         .testTarget(name: "MQTTTests", dependencies: ["MQTT", "FuzzTargets", nio]),
@@ -162,13 +161,13 @@ let package = Package(
             name: "MQTTClientTests",
             dependencies: [
                 "MQTTClient", "MQTTClientSQLite", "MQTT", "MessageBus", "TestSupport", "FuzzTargets", "mqtt-example",
-                nio, nioPosix, nioSSL, nioEmbedded, nioHTTP1, nioWebSocket, logging,
+                nio, nioPosix, nioSSL, nioHTTP1, nioWebSocket, logging,
             ]),
         .testTarget(
             name: "MQTTBrokerTests",
             dependencies: [
-                "MQTTBroker", "MQTTClient", "MQTT", "LiCore", "PKI", "TestSupport", "FuzzTargets",
-                nio, nioPosix, nioSSL, nioHTTP1, nioEmbedded, grdb, logging,
+                "MQTTBroker", "MQTTClient", "MQTT", "MessageBus", "Identity", "LiCore", "PKI", "Telemetry",
+                "TestSupport", "FuzzTargets", nio, nioPosix, nioSSL, nioHTTP1, grdb, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(
@@ -176,13 +175,12 @@ let package = Package(
         .testTarget(
             name: "CertificateAuthorityTests",
             dependencies: [
-                "CertificateAuthority", "PKI", "Identity", "TestSupport", crypto, x509, asn1, logging, lifecycle,
+                "CertificateAuthority", "PKI", "Identity", "TestSupport", x509, logging,
             ]),
         .testTarget(
             name: "EnrolmentTests",
             dependencies: [
-                "Enrolment", "PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509, asn1, nio, nioPosix,
-                nioHTTP1, nioSSL,
+                "Enrolment", "PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509,
             ]),
         .testTarget(
             name: "TelemetryTests",
@@ -193,7 +191,7 @@ let package = Package(
         .testTarget(
             name: "AuditorTests",
             dependencies: [
-                "Auditor", "Telemetry", "COSE", "MessageBus", "PKI", "TestSupport", "FuzzTargets",
+                "Auditor", "Identity", "Telemetry", "MQTT", "MessageBus", "PKI", "TestSupport", "FuzzTargets",
                 crypto, x509, grdb, logging, nio,
             ]),
         .testTarget(
@@ -210,8 +208,7 @@ let package = Package(
             name: "SecureMQTTTests",
             dependencies: [
                 "SecureMQTT", "TestSupport", "Identity", "MQTT", "MessageBus", "MQTTClient", "Telemetry", "PKI",
-                "LiCore", "Auditor",
-                crypto, x509, grdb, nio, nioPosix,
+                "Auditor", crypto, x509, grdb, nio, nioPosix,
             ],
             exclude: ["Support"]),
     ],

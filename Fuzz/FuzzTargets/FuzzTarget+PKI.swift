@@ -1,3 +1,4 @@
+import Enrolment
 import Identity
 import PKI
 import SwiftASN1
@@ -20,10 +21,7 @@ extension FuzzTarget {
                     RevocationList.Entry(
                         serialNumber: [0x40, $0.rawValue + 1], revokedAt: 1_700_000_000, reason: $0)
                 }, at: 2_600_000_000),
-            let request = try? CertificateSigningRequest(
-                version: .v1, subject: DistinguishedName { CommonName("auditor-1") },
-                privateKey: SigningKey().certificateKey, attributes: CertificateSigningRequest.Attributes(),
-                signatureAlgorithm: .ecdsaWithSHA256),
+            let request = try? CertificateSigningRequest.make(for: id, key: SigningKey()),
             let requestDER = try? request.serializeAsPEM().derBytes,
             let gate = try? PeerGate(
                 trustDomain: trustDomain, authorities: [root.certificate, issuing.certificate])

@@ -7,7 +7,7 @@ import PKI
 struct AttemptLimiter {
     /// In seconds.
     static let window: UnixTime = 600
-    /// Addresses that are remembered; beyond, the oldest go.
+    /// Addresses that are remembered; beyond, all are forgotten.
     static let capacity = 10_000
 
     private let maximum: Int

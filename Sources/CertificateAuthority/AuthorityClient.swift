@@ -65,10 +65,10 @@ public struct AuthorityClient: Sendable {
 
     /// The operator's own, which the authority's server must be of too.
     private static func trustDomain(of chain: [Certificate]) throws -> TrustDomain {
-        for name in try chain.first?.extensions.subjectAlternativeNames ?? SubjectAlternativeNames() {
-            if case .uniformResourceIdentifier(let uri) = name { return try SPIFFEID(uri).trustDomain }
+        guard let name = chain.first?.spiffeID else {
+            throw PKIError(.name, "the operator's certificate names no SPIFFE ID")
         }
-        throw PKIError(.name, "the operator's certificate names no SPIFFE ID")
+        return name.trustDomain
     }
 
     /// To be called once, at the end.

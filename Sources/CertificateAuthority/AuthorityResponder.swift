@@ -9,6 +9,7 @@ import HummingbirdCore
 import Identity
 import Logging
 import NIOCore
+import NIOHTTP1
 import NIOPosix
 import NIOSSL
 import PKI
@@ -34,6 +35,7 @@ struct AuthorityResponder: HTTPResponder {
 
     /// The longest body, in bytes: a request in PEM.
     static let maximumBody = 16_384
+    static let maximumHosts = 16
     static let defaultRenewalAllowance: UnixTime = 7 * 86_400
 
     let configuration: AuthorityConfiguration
@@ -53,6 +55,12 @@ struct AuthorityResponder: HTTPResponder {
             return self.refuse(error, request, context)
         } catch let error as PKIError {
             return self.refuse(Refusal(error), request, context)
+        } catch let error where error is any HTTPResponseError || error is HTTPParserError || error is CancellationError
+        {
+            // The server's own to answer.
+            throw error
+        } catch {
+            return self.refuse(Refusal(.internalServerError, "internal", "\(error)"), request, context)
         }
     }
 
@@ -215,7 +223,10 @@ struct AuthorityResponder: HTTPResponder {
             throw PKIError(.format, "there are no invitations for this role")
         }
         var hosts: [HostName] = []
-        for host in (message.hosts ?? []).prefix(16) { hosts.append(try HostName(host)) }
+        guard (message.hosts ?? []).count <= Self.maximumHosts else {
+            throw PKIError(.format, "at most \(Self.maximumHosts) hosts")
+        }
+        for host in message.hosts ?? [] { hosts.append(try HostName(host)) }
         guard role.isServer != hosts.isEmpty else {
             throw PKIError(.format, "hosts are for a broker, and a broker needs some")
         }

@@ -1,5 +1,6 @@
 import Crypto
 import Foundation
+import Identity
 import PKI
 public import X509
 
@@ -43,13 +44,7 @@ public struct RootFingerprint: Hashable, Sendable, CustomStringConvertible {
         let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
         let digits = (parts.count == 2 && parts[0].uppercased() == "SHA256" ? String(parts[1]) : String(text))
             .filter { $0 != ":" && $0 != " " }
-        var bytes: [UInt8] = []
-        var rest = digits.utf8[...]
-        while rest.count >= 2, let byte = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16) {
-            bytes.append(byte)
-            rest = rest.dropFirst(2)
-        }
-        guard bytes.count == 32, rest.isEmpty, digits.allSatisfy(\.isHexDigit) else {
+        guard let bytes = [UInt8](hexadecimal: digits), bytes.count == 32 else {
             throw EnrolmentError(
                 .fingerprint,
                 "'\(text)' is not a fingerprint: SHA256: and 64 hexadecimal digits, as in the invitation")
@@ -57,7 +52,5 @@ public struct RootFingerprint: Hashable, Sendable, CustomStringConvertible {
         self.bytes = bytes
     }
 
-    public var description: String {
-        "SHA256:" + self.bytes.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
-    }
+    public var description: String { "SHA256:\(self.bytes.hexadecimal)" }
 }

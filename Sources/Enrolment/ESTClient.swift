@@ -33,13 +33,11 @@ public struct ESTClient: Sendable {
         public var trustDomain: String
         public var brokerHost: String
         public var brokerPort: Int
-        public var controlCenters: [String]
 
         enum CodingKeys: String, CodingKey {
             case trustDomain = "trust_domain"
             case brokerHost = "broker_host"
             case brokerPort = "broker_port"
-            case controlCenters = "control_centers"
         }
     }
 
@@ -289,19 +287,19 @@ public struct ESTClient: Sendable {
 
     /// What the authority says when it does not do what it was asked to: one line, `reason: words`.
     private func refusal(_ status: UInt, _ body: [UInt8]) -> EnrolmentError {
+        let line = Self.line(body, limit: 300)
+        let word = line.split(separator: ":", maxSplits: 1).first.map(String.init).flatMap { word in
+            word.count <= 40 && word.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-") } ? word : nil
+        }
         let code: EnrolmentError.Code =
             switch status {
             case 400: .request
             case 401: .token
             case 403: .forbidden
-            case 409: .conflict
+            case 409: word == "token-used" ? .token : .conflict
             case 429, 503: .busy
             default: .server
             }
-        let line = Self.line(body, limit: 300)
-        let word = line.split(separator: ":", maxSplits: 1).first.map(String.init).flatMap { word in
-            word.count <= 40 && word.allSatisfy { $0.isASCII && ($0.isLetter || $0.isNumber || $0 == "-") } ? word : nil
-        }
         return EnrolmentError(
             code, "\(self.address) refuses: \(line.isEmpty ? "status \(status)" : line)", word: word)
     }

@@ -26,7 +26,7 @@ public struct EnrolmentError: Error, Hashable, Sendable, CustomStringConvertible
         public static let token = Code("token")
         /// 403: the authority does not allow it: another's token, a revoked identity.
         public static let forbidden = Code("forbidden")
-        /// 409: the ID is taken.
+        /// 409, but for a token that was used: what is asked for contradicts what there is.
         public static let conflict = Code("conflict")
         /// 429, 503: the authority is busy; later.
         public static let busy = Code("busy")

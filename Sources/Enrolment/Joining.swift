@@ -46,7 +46,7 @@ public struct Joining: Sendable {
         client.timeout = self.timeout
         let (offered, date) = try await client.authorities()
         let root = try self.root(among: offered)
-        try Self.requireClock(now(), root: root, date: date)
+        try Self.requireClock(now(), root: root)
         do {
             return try await self.join(root, key, token, now)
         } catch {
@@ -114,9 +114,7 @@ public struct Joining: Sendable {
         }
     }
 
-    private static func requireClock(
-        _ now: UnixTime, root: Certificate, date: UnixTime?
-    ) throws(EnrolmentError) {
+    private static func requireClock(_ now: UnixTime, root: Certificate) throws(EnrolmentError) {
         guard now >= root.notBefore else {
             throw Self.wrongClock(now, "the root is valid from \(CivilTime(root.notBefore).iso8601)")
         }

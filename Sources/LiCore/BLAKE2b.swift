@@ -2,6 +2,7 @@
 
 public import Crypto
 import Foundation
+import Identity
 
 /// BLAKE2b with any output length and key (RFC 7693 section 2).
 ///
@@ -187,5 +188,5 @@ public struct BLAKE2b512Digest: Digest {
 
     public func hash(into hasher: inout Hasher) { hasher.combine(self.bytes) }
 
-    public var description: String { "BLAKE2b-512: " + LowerHex.encode(self.bytes) }
+    public var description: String { "BLAKE2b-512: " + self.bytes.hexadecimal }
 }

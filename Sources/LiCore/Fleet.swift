@@ -135,7 +135,7 @@ extension Fleet {
         guard let certificate = try? Certificate(pemEncoded: entry.certificate) else {
             throw LiCoreError(.fleet, "\(id): certificate is not one in PEM")
         }
-        guard LowerHex.encode(certificate.sha256) == entry.sha256 else {
+        guard certificate.sha256.hexadecimal == entry.sha256 else {
             throw LiCoreError(.fleet, "\(id): sha256 is not that of the certificate")
         }
         return try FleetMember(
@@ -157,7 +157,7 @@ extension Fleet {
                         id: $0.id.rawValue, kind: $0.kind.rawValue, controller: $0.controller?.rawValue,
                         timeZone: $0.kind == .auditor ? $0.timeZone.description : nil,
                         interval: $0.kind == .auditor ? $0.interval : nil, until: $0.until,
-                        sha256: LowerHex.encode($0.certificateHash), certificate: $0.certificate.pemText)
+                        sha256: $0.certificateHash.hexadecimal, certificate: $0.certificate.pemText)
                 })
             return Array(try encoder.encode(file)) + [UInt8(ascii: "\n")]
         }

@@ -107,7 +107,7 @@ public struct ParameterUpdate: Hashable, Sendable {
     /// - Throws: ``LiCoreError`` with code `value`.
     public init(_ parameter: Topic.Parameter, value: String) throws(LiCoreError) {
         try self.init(value: value)
-        guard parameter.rawValue == "SAMPLE_RATE" else { return }
+        guard parameter == .sampleRate else { return }
         guard value.utf8.allSatisfy({ (0x30...0x39).contains($0) || $0 == UInt8(ascii: ".") }),
             let seconds = Double(value), Self.sampleRates.contains(seconds)
         else {

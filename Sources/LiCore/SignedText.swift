@@ -1,4 +1,6 @@
 public import Crypto
+import Foundation
+import Identity
 
 /// The frame of both messages of the format: a text, `||`, and the hexadecimal digits of the DER of an ECDSA
 /// signature over P-256 with BLAKE2b-512 of that text.
@@ -24,7 +26,11 @@ public struct SignedText: Sendable {
         guard message[..<end].allSatisfy({ (0x20...0x7E).contains($0) }) else {
             throw LiCoreError(.shape, "the text holds other characters than printable ASCII")
         }
-        guard let der = LowerHex.decode(message[(end + 2)...]) else {
+        // In the one form that this has: lower case.
+        let digits = message[(end + 2)...]
+        guard let der = [UInt8](hexadecimal: String(decoding: digits, as: UTF8.self)),
+            der.hexadecimal.utf8.elementsEqual(digits)
+        else {
             throw LiCoreError(.signature, "behind '||' are not lower-case hexadecimal digits")
         }
         guard let signature = DERSignature.decode(der) else {
@@ -50,7 +56,7 @@ public struct SignedText: Sendable {
         let signature = try sign(BLAKE2b512.hash(data: text))
         var message = text
         message += [UInt8(ascii: "|"), UInt8(ascii: "|")]
-        LowerHex.append(signature.derRepresentation, to: &message)
+        message += signature.derRepresentation.hexadecimal.utf8
         return message
     }
 }

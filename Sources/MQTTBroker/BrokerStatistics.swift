@@ -36,13 +36,13 @@ public struct BrokerStatistics: Hashable, Sendable {
     public internal(set) var connectionsRefused: [RefusalReason: UInt64] = [:]
     /// Messages of QoS 1 and 2 that wait for clients, now.
     public internal(set) var queuedMessages = 0
-    /// Their payloads, in bytes, now.
+    /// Their size, in bytes as ``BrokerLimits/maximumQueuedBytes``, now.
     public internal(set) var queuedBytes = 0
     /// Sessions for which any wait, now.
     public internal(set) var queues = 0
     /// Messages in the longest of these queues, now.
     public internal(set) var longestQueue = 0
-    /// Bytes of payloads in the largest of these queues, now.
+    /// The size of the largest of these queues, in bytes, now.
     public internal(set) var largestQueueBytes = 0
 
     /// Why a message was not delivered to a session, or not retained.

@@ -100,7 +100,7 @@ public struct FleetAuthorizer: Authorizer {
         guard let member = self.register.current[certificateHash: peer.certificateHash],
             !member.isOurs(in: peer.spiffeID.trustDomain)
         else { return self.base.sessionOwner(peer) }
-        return "\(peer.spiffeID.rawValue) \(LowerHex.encode(peer.certificateHash))"
+        return "\(peer.spiffeID.rawValue) \(peer.certificateHash.hexadecimal)"
     }
 
     public func refusalOfWill(_ topic: TopicName, isRetained: Bool, by peer: PeerIdentity) -> String? {

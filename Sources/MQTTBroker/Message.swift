@@ -11,8 +11,9 @@ package final class Message {
     package let sender: PeerIdentity?
     /// The millisecond of the broker's clock from which it is no longer delivered.
     package let expiry: UInt64?
-    /// What it counts in a queue, in bytes: topic, properties, payload, and a bit for its own.
-    let size: Int
+    /// What it counts in a queue, in bytes: topic, properties, payload, and a bit for its own. What is delivered at once
+    /// is not measured.
+    private(set) lazy var size = self.measure()
 
     /// Its number in the store; 0 if it has none yet.
     var number: UInt64 = 0
@@ -30,7 +31,6 @@ package final class Message {
         if publish.properties.isEmpty {
             self.properties = publish.properties
             self.expiry = nil
-            self.size = Self.size(of: publish, self.properties)
         } else {
             self.properties = publish.properties.filter {
                 switch $0 {
@@ -39,7 +39,6 @@ package final class Message {
                 }
             }
             self.expiry = publish.properties.messageExpiryInterval.map { now + UInt64($0) * 1_000 }
-            self.size = Self.size(of: publish, self.properties)
         }
     }
 
@@ -50,17 +49,16 @@ package final class Message {
         self.properties = stored.properties
         self.sender = stored.sender
         self.expiry = stored.expiry.map(UnixClock.milliseconds)
-        self.size = Self.size(of: Publish(topic: stored.topic, payload: stored.payload), stored.properties)
         self.number = stored.number
         self.isKept = true
     }
 
-    private static func size(of publish: Publish, _ properties: Properties) -> Int {
-        var size = publish.topic.rawValue.utf8.count + publish.payload.readableBytes + 64
-        if !properties.isEmpty {
-            let other = Publish(topic: publish.topic, payload: ByteBuffer(), properties: properties)
+    private func measure() -> Int {
+        var size = self.topic.rawValue.utf8.count + self.payload.readableBytes + 64
+        if !self.properties.isEmpty {
+            let header = Publish(topic: self.topic, payload: ByteBuffer(), properties: self.properties)
             // What cannot be encoded is never sent.
-            size += (try? other.encodedHeaderSize(version: .v5_0)) ?? 0
+            size += (try? header.encodedHeaderSize(version: .v5_0)) ?? 0
         }
         return size
     }

@@ -233,7 +233,8 @@ extension Router {
     @discardableResult
     private mutating func send(_ message: Message, _ header: Header, to id: ConnectionID) -> Bool {
         let limit = self.connections[id.index].maximumPacketSize
-        if limit != .max {
+        // No packet is larger than the message's size and its identifiers: only near the limit it is measured.
+        if limit != .max, message.size + 5 * header.subscriptionIDs.count > limit {
             let publish = message.publish(
                 qos: header.qos, retain: header.retain, isDuplicate: header.isDuplicate, packetID: header.packetID,
                 subscriptionIDs: header.subscriptionIDs, now: self.now)

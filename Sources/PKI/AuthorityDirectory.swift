@@ -307,11 +307,10 @@ public struct AuthorityDirectory: Sendable {
     public func redeem(
         _ id: Identifier, token: String, _ request: EnrolmentRequest, at now: UnixTime, requester: String
     ) throws(PKIError) -> Certificate {
-        let hash = EnrolmentToken.hash(token)
-        return try self.change { (record) throws(PKIError) -> (Certificate, [UInt8]) in
+        try self.change { (record) throws(PKIError) -> (Certificate, [UInt8]) in
             // One word for both, so that nobody learns which IDs are expected. The ID is compared with its case.
             guard let invitation = record.invitation(id), invitation.spiffeID.id == id,
-                EnrolmentToken.equal(invitation.tokenHash, hash)
+                EnrolmentToken.isHash(invitation.tokenHash, of: token)
             else { throw PKIError(.token, "there is no invitation of \(id) with this token") }
             guard now <= invitation.expiresAt else {
                 throw PKIError(
@@ -332,7 +331,8 @@ public struct AuthorityDirectory: Sendable {
                 return (certificate, [])
             }
             return try self.issue(
-                profile, request.publicKey, at: now, requester: requester, invitation: (hash, request.keyHash))
+                profile, request.publicKey, at: now, requester: requester,
+                invitation: (invitation.tokenHash, request.keyHash))
         }
     }
 
@@ -583,6 +583,16 @@ public struct AuthorityDirectory: Sendable {
 
     // MARK: Rollover
 
+    /// Each root and each intermediate has a list of its own in one file, which holds so many.
+    private func requireRoomForAuthority() throws(PKIError) {
+        guard self.roots.count + self.issuers.count < CertificateFile.maximumListCount else {
+            throw PKIError(
+                .chain,
+                "there are \(CertificateFile.maximumListCount) roots and intermediates: retire one first (secure-mqtt pki retire)"
+            )
+        }
+    }
+
     /// Makes a new intermediate beside the old one, which goes on serving what it issued: from now on the new one
     /// issues. The roots are asked for their key here, or it is brought back for this.
     ///
@@ -591,6 +601,7 @@ public struct AuthorityDirectory: Sendable {
     public func addIntermediate(
         rootKey: SigningKey? = nil, passphrase: Passphrase?, at now: UnixTime
     ) throws(PKIError) -> AuthorityDirectory {
+        try self.requireRoomForAuthority()
         let root = try self.openRoot(rootKey)
         let trustDomain = try self.trustDomain
         let next = try root.makeIntermediate(trustDomain: trustDomain, at: now)
@@ -614,6 +625,7 @@ public struct AuthorityDirectory: Sendable {
     /// - Parameter passphrase: for the new key.
     /// - Throws: ``PKIError``: those of the files; `signing`.
     public func addRoot(passphrase: Passphrase?, at now: UnixTime) throws(PKIError) -> AuthorityDirectory {
+        try self.requireRoomForAuthority()
         let next = try Authority.makeRoot(trustDomain: try self.trustDomain, at: now)
         try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
             try KeyFile.create(
@@ -809,6 +821,15 @@ private final class Memory: Sendable {
 }
 
 extension Certificate {
+    /// The first SPIFFE ID of our form among its names; nothing is verified by that.
+    package var spiffeID: SPIFFEID? {
+        guard let names = try? self.extensions.subjectAlternativeNames else { return nil }
+        for case .uniformResourceIdentifier(let name) in names {
+            if let spiffeID = try? SPIFFEID(name) { return spiffeID }
+        }
+        return nil
+    }
+
     /// The DNS names and addresses of a server.
     package var hosts: [HostName] {
         guard let names = try? self.extensions.subjectAlternativeNames else { return [] }

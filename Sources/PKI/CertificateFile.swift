@@ -33,14 +33,28 @@ public enum CertificateFile {
         return certificates
     }
 
+    /// As ``read(_:)``; none if there is no such file.
+    package static func readIfThere(_ path: String) throws(PKIError) -> [Certificate] {
+        do throws(PKIError) {
+            return try Self.read(path)
+        } catch {
+            guard error.code == .missing else { throw error }
+            return []
+        }
+    }
+
+    /// The most revocation lists in a file, and so the most roots and intermediates of an authority together.
+    public static let maximumListCount = 8
+
     /// Reads revocation lists in the order of the file.
     ///
     /// - Throws: ``PKIError`` with code `missing`, `too-large`, `format`, `chain` if there are none or too many, `io`,
     ///   and those of ``RevocationList/init(der:)``.
     public static func readRevocationLists(_ path: String) throws(PKIError) -> [RevocationList] {
-        let documents = try Self.documents(path, type: "X509 CRL", maximumSize: 8 * RevocationList.maximumSize)
-        guard (1...8).contains(documents.count) else {
-            throw PKIError(.chain, "\(path) holds \(documents.count) revocation lists; 1 to 8 are expected")
+        let most = Self.maximumListCount
+        let documents = try Self.documents(path, type: "X509 CRL", maximumSize: most * RevocationList.maximumSize)
+        guard (1...most).contains(documents.count) else {
+            throw PKIError(.chain, "\(path) holds \(documents.count) revocation lists; 1 to \(most) are expected")
         }
         var lists: [RevocationList] = []
         for document in documents {

@@ -8,8 +8,8 @@ import X509
 
 /// A certificate signing request, judged: who holds the key, and does what is asked for fit?
 ///
-/// The profile decides what a certificate says. A request may ask for less, or say nothing but its key; what it asks
-/// for beyond the profile is refused rather than left out in silence, because its sender counts on it.
+/// The profile decides what a certificate says. A request may ask for less, or say nothing but its key. Another name, an
+/// authority's or another role's usage is refused, because its sender counts on it; whatever else it asks for is left out.
 public struct EnrolmentRequest: Sendable {
     /// The longest request, in bytes of DER. A plain one takes about 250.
     public static let maximumSize = 8_192

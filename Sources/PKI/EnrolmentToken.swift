@@ -21,15 +21,10 @@ public struct EnrolmentToken: Sendable {
     }
 
     /// What an authority keeps of it. A plain hash is enough for what cannot be guessed.
-    var hash: [UInt8] { Self.hash(self.text) }
+    var hash: [UInt8] { Array(Self.digest(self.text)) }
 
-    static func hash(_ text: String) -> [UInt8] { Array(SHA256.hash(data: Array(text.utf8))) }
+    /// Whether a hash is that of a text, in a time that says nothing about where they differ.
+    static func isHash(_ hash: [UInt8], of text: String) -> Bool { Self.digest(text) == hash }
 
-    /// Compares two hashes in a time that says nothing about where they differ.
-    static func equal(_ a: [UInt8], _ b: [UInt8]) -> Bool {
-        guard a.count == b.count else { return false }
-        var difference: UInt8 = 0
-        for (x, y) in zip(a, b) { difference |= x ^ y }
-        return difference == 0
-    }
+    private static func digest(_ text: String) -> SHA256Digest { SHA256.hash(data: Array(text.utf8)) }
 }

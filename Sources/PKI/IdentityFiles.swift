@@ -53,12 +53,6 @@ public struct IdentityFiles: Hashable, Sendable {
         return key
     }
 
-    /// Forgets a prepared key, whose certificate will not come.
-    public func discardPrepared() {
-        unlink(self.nextKey)
-        unlink(self.nextCertificate)
-    }
-
     /// Puts the next certificate in place of the present one, together with the key that was prepared for it, or with
     /// the present key if it is for that.
     ///
@@ -81,13 +75,18 @@ public struct IdentityFiles: Hashable, Sendable {
     public static let maximumFormerCount = 8
 
     /// The certificates that this party has had before, the newest last: what they signed may still be on its way.
-    public var former: [Certificate] { (try? CertificateFile.read("\(self.certificate).former")) ?? [] }
+    public var former: [Certificate] { (try? CertificateFile.readIfThere(self.formerPath)) ?? [] }
+
+    private var formerPath: String { "\(self.certificate).former" }
 
     private func keepFormer() throws(PKIError) {
-        guard let leaf = (try? CertificateFile.read(self.certificate))?.first else { return }
-        let former = (self.former.filter { $0 != leaf } + [leaf]).suffix(Self.maximumFormerCount)
+        guard let leaf = (try? CertificateFile.read(self.certificate))?.first,
+            // What is there and cannot be read is left as it is: a renewal does not end by that.
+            let kept = try? CertificateFile.readIfThere(self.formerPath)
+        else { return }
+        let former = (kept.filter { $0 != leaf } + [leaf]).suffix(Self.maximumFormerCount)
         try DurableFile.replace(
-            "\(self.certificate).former", Array(former.map(\.pemText).joined().utf8), mode: 0o644)
+            self.formerPath, Array(former.map(\.pemText).joined().utf8), mode: 0o644)
     }
 
     /// Carries out an exchange that is complete on disk.

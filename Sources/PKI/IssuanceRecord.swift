@@ -79,9 +79,6 @@ public struct Invitation: Hashable, Sendable {
         let certificate: [UInt8]
     }
 
-    /// Whether the token was used.
-    public var isUsed: Bool { self.use != nil }
-
     func isOpen(at now: UnixTime) -> Bool { self.use == nil && now <= self.expiresAt }
 }
 
@@ -357,41 +354,6 @@ struct IssuanceRecord: Sendable {
             return Array(try encoder.encode(line)) + [0x0A]
         } catch {
             throw PKIError(.format, "cannot write the record: \(error)")
-        }
-    }
-}
-
-extension [UInt8] {
-    /// Two lower-case digits a byte.
-    package var hexadecimal: String {
-        let digits = Array<UInt8>("0123456789abcdef".utf8)
-        var text: [UInt8] = []
-        text.reserveCapacity(2 * self.count)
-        for byte in self {
-            text.append(digits[Int(byte >> 4)])
-            text.append(digits[Int(byte & 15)])
-        }
-        return String(decoding: text, as: UTF8.self)
-    }
-
-    /// - Parameter text: two digits a byte, of either case.
-    package init?(hexadecimal text: some StringProtocol) {
-        let digits = Array<UInt8>(text.utf8)
-        guard digits.count.isMultiple(of: 2) else { return nil }
-        self = []
-        self.reserveCapacity(digits.count / 2)
-        for index in stride(from: 0, to: digits.count, by: 2) {
-            guard let high = Self.value(digits[index]), let low = Self.value(digits[index + 1]) else { return nil }
-            self.append(high << 4 | low)
-        }
-    }
-
-    private static func value(_ digit: UInt8) -> UInt8? {
-        switch digit {
-        case 0x30...0x39: digit - 0x30
-        case 0x41...0x46: digit - 0x37
-        case 0x61...0x66: digit - 0x57
-        default: nil
         }
     }
 }

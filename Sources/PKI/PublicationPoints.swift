@@ -1,5 +1,6 @@
 // RFC 5280 section 4.2.1.13 (CRL distribution points), section 4.2.2.1 (authority information access).
 
+import Identity
 import SwiftASN1
 import X509
 

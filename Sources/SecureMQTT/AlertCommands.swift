@@ -116,11 +116,6 @@ struct AlertsListCommand: AsyncParsableCommand {
         let acknowledgedBy: String?
         let cleared: String?
 
-        enum CodingKeys: String, CodingKey {
-            case number, rule, auditor, subject, text, state, raised, acknowledged, cleared
-            case acknowledgedBy = "acknowledged_by"
-        }
-
         init(_ alert: StoredAlert) {
             self.number = alert.number
             self.rule = alert.rule
@@ -142,11 +137,6 @@ struct AlertsListCommand: AsyncParsableCommand {
         let text: String
         let isRaised: Bool
         let received: String
-
-        enum CodingKeys: String, CodingKey {
-            case number, auditor, word, text, received
-            case isRaised = "is_raised"
-        }
     }
 
     private struct Listing: Encodable {

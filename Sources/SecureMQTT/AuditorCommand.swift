@@ -283,12 +283,6 @@ struct AuditorRunCommand: AsyncParsableCommand {
             self.restarts = report.statistics.restarts
             self.seconds = seconds / .seconds(1)
         }
-
-        enum CodingKeys: String, CodingKey {
-            case readings, statements, heartbeats, receipted, resent, unreceipted, restarts, seconds
-            case receiptsVerified = "receipts_verified"
-            case deadLetters = "dead_letters"
-        }
     }
 
     // MARK: Options
@@ -518,12 +512,6 @@ struct AuditorStatusCommand: AsyncParsableCommand {
             let word: String
             let text: String
             let isRaised: Bool
-
-            enum CodingKeys: String, CodingKey {
-                case from, word, text
-                case shownAt = "shown_at"
-                case isRaised = "is_raised"
-            }
         }
 
         struct Letter: Encodable {
@@ -532,20 +520,6 @@ struct AuditorStatusCommand: AsyncParsableCommand {
             let id: String
             let reason: String
             let refusedAt: String
-
-            enum CodingKeys: String, CodingKey {
-                case stream, sequence, id, reason
-                case refusedAt = "refused_at"
-            }
-        }
-
-        enum CodingKeys: String, CodingKey {
-            case auditor, certificate, stream, sequence, unreceipted, kept, parameters, alerts
-            case unreceiptedBytes = "unreceipted_bytes"
-            case oldestUnreceipted = "oldest_unreceipted"
-            case lastReceipt = "last_receipt"
-            case deadLetters = "dead_letters"
-            case newestDeadLetters = "newest_dead_letters"
         }
 
         init(_ outbox: SQLiteOutbox, _ certificate: CertificateStatus?) throws {

@@ -26,11 +26,6 @@ struct AuditorParametersCommand: AsyncParsableCommand {
         let summary: String
         let value: String?
         let setBy: String?
-
-        enum CodingKeys: String, CodingKey {
-            case name, unit, bounds, summary, value
-            case setBy = "set_by"
-        }
     }
 
     func run() async throws {

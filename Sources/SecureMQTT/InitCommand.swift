@@ -168,12 +168,6 @@ struct InitCommand: AsyncParsableCommand {
         let auditors: [String]
         let operators: [String]
 
-        enum CodingKeys: String, CodingKey {
-            case directory, configuration, broker, auditors, operators
-            case trustDomain = "trust_domain"
-            case controlCenter = "control_center"
-        }
-
         init(_ directory: String, _ installation: Installation) {
             self.directory = directory
             self.configuration = (directory.hasSuffix("/") ? directory : directory + "/") + "secure-mqtt.yaml"

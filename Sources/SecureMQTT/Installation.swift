@@ -34,11 +34,7 @@ struct Installation: Sendable {
     func make(at path: String, now: UnixTime) throws {
         let files = FileManager.default
         let path = URL(fileURLWithPath: path).standardizedFileURL.path
-        if files.fileExists(atPath: path) {
-            guard let contents = try? files.contentsOfDirectory(atPath: path), contents.isEmpty else {
-                throw CommandError(.cannotCreate, "\(path) exists and is not an empty folder: nothing was changed")
-            }
-        }
+        try Self.requireEmpty(path)
         let parent = URL(fileURLWithPath: path).deletingLastPathComponent().path
         let aside = "\(parent)/.\(URL(fileURLWithPath: path).lastPathComponent).\(getpid()).new"
         do {
@@ -90,6 +86,16 @@ struct Installation: Sendable {
             controlCenter: self.controlCenter.rawValue, ca: self.ca?.rawValue ?? "ca-1",
             publicURL: self.publication?.base)
         try DurableFile.create("\(path)/secure-mqtt.yaml", Array(configuration.utf8), mode: 0o644)
+    }
+
+    /// - Parameter hint: what else may have been meant, in brackets.
+    /// - Throws: ``CommandError`` `cannotCreate` if there is something else than an empty folder.
+    static func requireEmpty(_ path: String, hint: String = "") throws(CommandError) {
+        let files = FileManager.default
+        guard files.fileExists(atPath: path) else { return }
+        guard let contents = try? files.contentsOfDirectory(atPath: path), contents.isEmpty else {
+            throw CommandError(.cannotCreate, "\(path) exists and is not an empty folder: nothing was changed\(hint)")
+        }
     }
 
     static func makeDirectory(_ path: String, mode: UInt32) throws(CommandError) {

@@ -319,3 +319,13 @@ struct AuthoritySettings: Sendable {
     /// How long an invitation lives, in seconds. Default three days.
     let invitationLifetime: Int
 }
+
+extension InstallationConfiguration {
+    /// Where the authority is on this machine, if it is: as configured, else the folder `pki` beside the configuration
+    /// file; nil without a file.
+    var authorityDirectory: String? { self.ca?.directory ?? self.file.map { Self.authorityDirectory(beside: $0) } }
+
+    static func authorityDirectory(beside file: String) -> String {
+        URL(fileURLWithPath: file).deletingLastPathComponent().appendingPathComponent("pki").path
+    }
+}

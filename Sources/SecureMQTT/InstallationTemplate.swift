@@ -63,7 +63,7 @@ enum InstallationTemplate {
           #max-keep-alive: 3600
           # Bytes.
           #max-packet-size: 131072
-          # Messages, and bytes of their payloads, that wait for one client; and bytes for all clients together.
+          # Messages that wait for one client, and their bytes (topic, properties, payload, 64 each); bytes for all clients.
           #max-queued-messages: 100000
           #max-queued-bytes: 67108864
           #max-total-queued-bytes: 1073741824

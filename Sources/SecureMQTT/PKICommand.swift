@@ -62,6 +62,12 @@ struct AuthorityOptions: ParsableArguments {
         }
     }
 
+    /// Of a key that the authority makes now, from where its other passphrases come.
+    func newPassphrase(_ what: String) async throws -> Passphrase {
+        let settings = try await self.settings()
+        return try PassphraseSources.new(what, file: self.passphraseFile ?? settings?.passphraseFile)
+    }
+
     func settings() async throws -> AuthoritySettings? {
         guard try self.configuration.findFile() != nil else { return nil }
         return try await self.configuration.load().ca
@@ -71,8 +77,8 @@ struct AuthorityOptions: ParsableArguments {
     private func path(_ settings: AuthoritySettings?) throws -> String {
         if let pki { return pki.count > 1 && pki.hasSuffix("/") ? String(pki.dropLast()) : pki }
         if let settings { return settings.directory }
-        guard let file = try self.configuration.findFile() else { return "pki" }
-        return URL(fileURLWithPath: file).deletingLastPathComponent().appendingPathComponent("pki").path
+        return try self.configuration.findFile().map { InstallationConfiguration.authorityDirectory(beside: $0) }
+            ?? "pki"
     }
 
     /// Where a broker is reached, for the configuration of a new auditor; nil without a configuration file.

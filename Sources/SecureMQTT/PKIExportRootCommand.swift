@@ -1,6 +1,7 @@
 import ArgumentParser
 import Crypto
 import Foundation
+import Identity
 import PKI
 import X509
 

@@ -28,12 +28,8 @@ struct PKIInitCommand: AsyncParsableCommand {
         let files = FileManager.default
         // Asked for before anything is made.
         let passphrase = try self.encryption.passphrase(for: "the authority's keys")
-        if files.fileExists(atPath: self.directory) {
-            guard let contents = try? files.contentsOfDirectory(atPath: self.directory), contents.isEmpty else {
-                throw CommandError(
-                    .cannotCreate, "\(self.directory) exists and is not an empty folder: nothing was changed")
-            }
-        } else {
+        try Installation.requireEmpty(self.directory)
+        if !files.fileExists(atPath: self.directory) {
             try Installation.makeDirectory(self.directory, mode: 0o755)
         }
         let authority = try AuthorityDirectory.create(

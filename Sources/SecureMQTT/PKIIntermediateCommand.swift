@@ -1,4 +1,5 @@
 import ArgumentParser
+import Identity
 import PKI
 
 struct PKIIntermediateCommand: AsyncParsableCommand {
@@ -35,8 +36,7 @@ struct PKIIntermediateCommand: AsyncParsableCommand {
                 $0,
                 passphrase: self.rootPassphraseFile.map { PassphraseSources.source(file: $0) } ?? authority.passphrase)
         }
-        let passphrase =
-            try self.unencrypted ? nil : authority.passphrase.map { try $0("the new intermediate's key") }
+        let passphrase = self.unencrypted ? nil : try await self.authority.newPassphrase("the new intermediate's key")
         let renewed = try authority.addIntermediate(rootKey: key, passphrase: passphrase, at: .now)
         let output = Terminal.standardOutput
         output.line("Made a new issuing intermediate; \(renewed.issuers.count) are served now.")

@@ -107,8 +107,8 @@ struct PKIIssueCommand: AsyncParsableCommand {
     }
 
     private func say(_ profile: CertificateProfile, _ certificate: Certificate, _ place: String) {
-        let until = UnixTime(certificate.notValidAfter.timeIntervalSince1970).iso8601
-        Terminal.standardOutput.line("Issued \(profile.spiffeID), valid until \(until): \(place)")
+        Terminal.standardOutput.line(
+            "Issued \(profile.spiffeID), valid until \(certificate.notAfter.iso8601): \(place)")
     }
 }
 

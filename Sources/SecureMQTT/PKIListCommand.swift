@@ -1,5 +1,6 @@
 import ArgumentParser
 import CertificateAuthority
+import ControlCenter
 import Foundation
 import Identity
 import PKI
@@ -67,8 +68,12 @@ struct PKIListCommand: AsyncParsableCommand {
                 .compactMap { Row($0, at: now, seen: seen) }
         } else {
             let authority = try await self.authority.openAuthority()
-            for list in (try? authority.revocationLists()) ?? [] {
-                if let warning = list.warning(at: now) { Terminal.standardError.line("warning: \(warning)") }
+            do throws(PKIError) {
+                for list in try authority.revocationLists() {
+                    if let warning = list.warning(at: now) { Terminal.standardError.line("warning: \(warning)") }
+                }
+            } catch {
+                Terminal.standardError.line("warning: revocation lists: \(error.reason)")
             }
             rows = try authority.issued().map { Row($0, at: now, seen: seen) }
         }
@@ -78,7 +83,8 @@ struct PKIListCommand: AsyncParsableCommand {
     /// From the control center's store, if the configuration names one that can be read here.
     private func lastSeen() async -> [String: Int64] {
         guard let settings = try? await self.authority.configuration.load().controlCenter else { return [:] }
-        return LastSeen.read(settings.store)
+        // Not there, or not to be read from here: then nobody knows.
+        return (try? StoreReader(path: settings.store).lastSeen()) ?? [:]
     }
 
     /// Of each ID the newest certificate counts: an older one may end.

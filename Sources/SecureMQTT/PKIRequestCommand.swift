@@ -1,4 +1,5 @@
 import ArgumentParser
+import Enrolment
 import Foundation
 import Identity
 import PKI
@@ -31,10 +32,7 @@ struct PKIRequestCommand: AsyncParsableCommand {
             throw CommandError(.cannotCreate, "\(requestPath) exists already and is not overwritten")
         }
         let key = SigningKey()
-        let request = try CertificateSigningRequest(
-            version: .v1, subject: try DistinguishedName { CommonName(id.rawValue) },
-            privateKey: key.certificateKey, attributes: CertificateSigningRequest.Attributes(),
-            signatureAlgorithm: .ecdsaWithSHA256)
+        let request = try CertificateSigningRequest.make(for: id, key: key)
         try KeyFile.create(keyPath, key)
         let pem = try request.serializeAsPEM().pemString + "\n"
         try DurableFile.create(requestPath, Array(pem.utf8), mode: 0o644)

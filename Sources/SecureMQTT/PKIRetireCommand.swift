@@ -1,4 +1,5 @@
 import ArgumentParser
+import Identity
 import PKI
 
 struct PKIRetireCommand: AsyncParsableCommand {
@@ -10,7 +11,7 @@ struct PKIRetireCommand: AsyncParsableCommand {
               secure-mqtt pki retire 5f0c2a... --pki /srv/energy/pki
             """)
 
-    @Argument(help: ArgumentHelp("The key identifier, as pki intermediate said it.", valueName: "hex"))
+    @Argument(help: ArgumentHelp("The key identifier, as pki show says it.", valueName: "hex"))
     var keyIdentifier: String
 
     @Flag(help: "Although certificates of it are still valid: their holders are locked out.")

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Identity
 import PKI
 
 struct PKIRolloverRootCommand: AsyncParsableCommand {
@@ -6,7 +7,7 @@ struct PKIRolloverRootCommand: AsyncParsableCommand {
         commandName: "rollover-root",
         abstract: "Make a new root beside the old one, both trusted.",
         discussion: """
-            Devices take the new root from the authority with their next renewal, over a connection that the old one \
+            Devices take the new root from the authority within a day, over a connection that the old one \
             vouches for. When all have it, make a new intermediate under it; when nothing under the old root is valid \
             any more, retire the old intermediate, then the old root.
 
@@ -23,11 +24,13 @@ struct PKIRolloverRootCommand: AsyncParsableCommand {
 
     func run() async throws {
         let authority = try await self.authority.openAuthority()
-        let passphrase = try self.unencrypted ? nil : authority.passphrase.map { try $0("the new root's key") }
+        let passphrase = self.unencrypted ? nil : try await self.authority.newPassphrase("the new root's key")
         let renewed = try authority.addRoot(passphrase: passphrase, at: .now)
         let output = Terminal.standardOutput
         output.line("Made a new root; \(renewed.roots.count) are trusted now.")
         output.line("New root SHA256:\(renewed.root.sha256.hexadecimal)")
+        output.line("New key identifier: \(renewed.root.keyIdentifier.hexadecimal)")
+        output.line("Old key identifier: \(authority.root.keyIdentifier.hexadecimal)")
         output.line("Move its key off this machine: \(renewed.rootKeyFile)")
     }
 }

@@ -95,19 +95,14 @@ struct PKIShowCommand: AsyncParsableCommand {
             default: break
             }
         }
-        let hosts = names.compactMap { name in
-            switch name {
-            case .dnsName(let name): name
-            case .ipAddress(let bytes): HostName.address(Array(bytes.bytes)).description
-            default: nil as String?
-            }
-        }
+        let hosts = certificate.hosts.map(\.description)
         if !hosts.isEmpty { row.fields.append(("hosts", hosts.joined(separator: ", "))) }
         row.fields.append(("issuer", certificate.issuer.description))
-        row.fields.append(("serial", Array(certificate.serialNumber.bytes).hexadecimal))
-        row.fields.append(("valid_from", UnixTime(certificate.notValidBefore.timeIntervalSince1970).iso8601))
-        row.fields.append(("valid_until", UnixTime(certificate.notValidAfter.timeIntervalSince1970).iso8601))
+        row.fields.append(("serial", certificate.serialBytes.hexadecimal))
+        row.fields.append(("valid_from", certificate.notBefore.iso8601))
+        row.fields.append(("valid_until", certificate.notAfter.iso8601))
         row.fields.append(("sha256", certificate.sha256.hexadecimal))
+        row.fields.append(("key_identifier", certificate.keyIdentifier.hexadecimal))
         let words = Self.inWords(certificate)
         if let words { row.fields.append(("in_words", words)) }
         if !chain.isEmpty, let authority {
@@ -119,10 +114,7 @@ struct PKIShowCommand: AsyncParsableCommand {
     /// One sentence for a person: what the certificate is for, and for how long.
     private static func inWords(_ certificate: Certificate) -> String? {
         let now = UnixTime.now
-        let (first, last) = (
-            UnixTime(certificate.notValidBefore.timeIntervalSince1970),
-            UnixTime(certificate.notValidAfter.timeIntervalSince1970)
-        )
+        let (first, last) = (certificate.notBefore, certificate.notAfter)
         let days = abs(last - now) / 86_400
         let validity =
             now < first

@@ -10,18 +10,34 @@ enum PassphraseSources {
     /// - Parameter file: the credential file that was named; nil for the other places.
     static func source(file: String?) -> PassphraseSource {
         { (path) throws(PKIError) in
-            if let file { return try Passphrase.read(file) }
-            if let folder = ProcessInfo.processInfo.environment["CREDENTIALS_DIRECTORY"],
-                FileManager.default.fileExists(atPath: "\(folder)/\(Self.credential)")
-            {
-                return try Passphrase.read("\(folder)/\(Self.credential)")
-            }
+            if let passphrase = try Self.stored(file: file) { return passphrase }
             guard let text = Self.ask("Passphrase of \(path): ") else {
                 throw PKIError(
                     .passphrase, "\(path) is encrypted: give --passphrase-file FILE, or ca.passphrase-file")
             }
             return try Passphrase(text)
         }
+    }
+
+    /// Of a key that is made now: as ``source(file:)``, but what is typed is asked for twice.
+    static func new(_ what: String, file: String?) throws -> Passphrase {
+        if let passphrase = try Self.stored(file: file) { return passphrase }
+        guard let first = Self.ask("New passphrase of \(what): ") else {
+            throw CommandError(.usage, "give --passphrase-file FILE (mode 0600), or --unencrypted, for \(what)")
+        }
+        guard Self.ask("Once more: ") == first else {
+            throw CommandError(.usage, "that was not the same passphrase: nothing was made")
+        }
+        return try Passphrase(first)
+    }
+
+    /// Out of the file that was named, or systemd's credential; nil if there is neither.
+    private static func stored(file: String?) throws(PKIError) -> Passphrase? {
+        if let file { return try Passphrase.read(file) }
+        guard let folder = ProcessInfo.processInfo.environment["CREDENTIALS_DIRECTORY"],
+            FileManager.default.fileExists(atPath: "\(folder)/\(Self.credential)")
+        else { return nil }
+        return try Passphrase.read("\(folder)/\(Self.credential)")
     }
 
     /// Asks on the terminal, without showing what is typed. Nil without a terminal.
@@ -60,15 +76,7 @@ struct NewKeyOptions: ParsableArguments {
     /// - Returns: nil if keys shall not be encrypted.
     func passphrase(for what: String) throws -> Passphrase? {
         if self.unencrypted { return nil }
-        if let passphraseFile { return try Passphrase.read(passphraseFile) }
-        guard let first = PassphraseSources.ask("New passphrase of \(what): ") else {
-            throw CommandError(
-                .usage, "give --passphrase-file FILE (mode 0600), or --unencrypted, for \(what)")
-        }
-        guard PassphraseSources.ask("Once more: ") == first else {
-            throw CommandError(.usage, "that was not the same passphrase: nothing was made")
-        }
-        return try Passphrase(first)
+        return try PassphraseSources.new(what, file: self.passphraseFile)
     }
 }
 

@@ -40,7 +40,6 @@ struct Terminal: Sendable {
         case red = "31"
         case green = "32"
         case yellow = "33"
-        case cyan = "36"
     }
 
     func styled(_ text: String, _ style: Style) -> String {
@@ -59,10 +58,11 @@ struct Terminal: Sendable {
         self.write("\r\u{1B}[2K")
     }
 
-    /// One value as one line of JSON with sorted keys.
+    /// One value as one line of JSON: keys sorted, and in snake case of the properties' names.
     func json(_ value: some Encodable) throws {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        encoder.keyEncodingStrategy = .convertToSnakeCase
         self.line(String(decoding: try encoder.encode(value), as: UTF8.self))
     }
 

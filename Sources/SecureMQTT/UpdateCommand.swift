@@ -162,14 +162,6 @@ struct UpdatesCommand: AsyncParsableCommand {
         let id: String?
         let result: Int64?
 
-        enum CodingKeys: String, CodingKey {
-            case number, batch, group, auditor, parameter, value, unit, state, reason, asked, expires, sent, finished,
-                id
-            case result
-            case valueNow = "value_now"
-            case askedBy = "asked_by"
-        }
-
         init(_ update: StoredUpdate) {
             self.number = update.number
             self.batch = update.batch
@@ -201,11 +193,6 @@ struct UpdatesCommand: AsyncParsableCommand {
         let asked: String
         let askedBy: String?
         let finished: String?
-
-        enum CodingKeys: String, CodingKey {
-            case number, auditor, parameter, value, state, reason, asked, finished
-            case askedBy = "asked_by"
-        }
 
         init(_ update: StoredLiCoreUpdate) {
             self.number = update.number

@@ -228,8 +228,6 @@ public struct Envelope: Sendable {
     /// The certificates of `x5bag` in DER: those that the signer of a hello has had before, at most 8; else none.
     public var formerCertificates: [[UInt8]] { self.header.bag.map { [UInt8](self.message.bytes[$0]) } }
 
-    /// Who is named by a message in a stream or a hello: the issuer; by receipts: the auditor they are for.
-    var auditorID: Range<Int> { self.kind == .receipts ? self.header.subject?.id ?? 0..<0 : self.header.issuer.id }
     /// Whether it is for `party`, byte for byte.
     public func isFor(_ party: SPIFFEID) -> Bool {
         guard let audience = self.header.audience else { return false }

@@ -1,4 +1,5 @@
 import Crypto
+import Identity
 
 /// What stands for a message everywhere: in `prev`, in receipts, for forks and references.
 ///
@@ -31,14 +32,14 @@ public struct MessageID: Hashable, Sendable, Comparable, CustomStringConvertible
 
     /// An id written as 64 hexadecimal digits; nil for any other text.
     public init?(hexadecimal text: some StringProtocol) {
-        guard let bytes = Telemetry.bytes(hexadecimal: text) else { return nil }
+        guard let bytes = [UInt8](hexadecimal: text) else { return nil }
         self.init(bytes)
     }
 
     /// Its 32 bytes.
     public var bytes: [UInt8] { self.words.bytes }
 
-    public var description: String { hexadecimal(self.bytes) }
+    public var description: String { self.bytes.hexadecimal }
 
     public static func < (a: MessageID, b: MessageID) -> Bool { a.words.isLess(than: b.words) }
 }
@@ -64,5 +65,5 @@ public struct CertificateHash: Hashable, Sendable, CustomStringConvertible {
     /// Its 32 bytes.
     public var bytes: [UInt8] { self.words.bytes }
 
-    public var description: String { hexadecimal(self.bytes) }
+    public var description: String { self.bytes.hexadecimal }
 }

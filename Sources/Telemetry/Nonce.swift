@@ -1,3 +1,5 @@
+import Identity
+
 /// 16 random bytes that an auditor puts into each hello and expects back.
 public struct Nonce: Hashable, Sendable, CustomStringConvertible {
     /// Its length in bytes.
@@ -26,5 +28,5 @@ public struct Nonce: Hashable, Sendable, CustomStringConvertible {
     }
 
     /// 32 hexadecimal digits.
-    public var description: String { hexadecimal(self.bytes) }
+    public var description: String { self.bytes.hexadecimal }
 }

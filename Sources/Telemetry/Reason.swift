@@ -72,7 +72,7 @@ public struct Reason: Hashable, Sendable, CustomStringConvertible {
     /// The value is of another type or unit, or out of its bounds.
     public static let value = Reason(known: "value")
 
-    /// Every word of this version, in the order of checking.
+    /// Every word that a control center finds, in the order of checking.
     public static let all: [Reason] = [
         .tooLarge, .format, .notCanonical, .header, .topic, .retained, .sender, .certificateUnknown, .issuer, .role,
         .signature, .revoked, .expired, .duplicate, .conflict, .fork, .streamClosed, .busy,

@@ -45,7 +45,7 @@ public struct StreamID: Hashable, Sendable, Comparable, CustomStringConvertible 
         (0..<8).map { UInt8(truncatingIfNeeded: self.rawValue >> UInt64(56 - $0 * 8)) }
     }
 
-    public var description: String { hexadecimal(self.bytes) }
+    public var description: String { self.bytes.hexadecimal }
 
     public static func < (a: StreamID, b: StreamID) -> Bool { a.rawValue < b.rawValue }
 }

@@ -9,7 +9,6 @@ public struct Timestamp: Hashable, Sendable, Comparable {
 
     /// Whole seconds.
     ///
-    /// - Precondition: within ±9,223,372,036.
     /// What is beyond the years 1677 to 2262 becomes the first or the last moment.
     public init(seconds: Int64) {
         let (nanoseconds, overflow) = seconds.multipliedReportingOverflow(by: 1_000_000_000)

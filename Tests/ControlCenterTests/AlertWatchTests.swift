@@ -176,7 +176,7 @@ import Testing
         #expect(replay.said.contains("-and-more mallory"))
     }
 
-    @Test("a gap that an operator knows of is over, until more is missing; also after a restart")
+    @Test("a gap that an operator knows of is over, until more is missing")
     func knownGap() {
         var replay = Replay()
         replay.take(.missing(auditor: "mona", count: 3))

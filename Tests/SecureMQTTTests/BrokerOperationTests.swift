@@ -41,6 +41,12 @@ import Testing
         #expect(table.output.split(separator: "\n").count == figures.count)
         let prometheus = try await self.status(socket + ["--prometheus"])
         #expect(prometheus.output.contains("secure_mqtt_broker_connections_open 2"), "\(prometheus.output)")
+        for metric in [
+            "secure_mqtt_broker_messages_dropped_by_reason{reason=\"queue-full\"} 0",
+            "secure_mqtt_broker_messages_received_by_qos{qos=\"qos2\"} 0", "secure_mqtt_broker_queues_largest_bytes 0",
+        ] {
+            #expect(prometheus.output.contains(metric), "\(prometheus.output)")
+        }
 
         let issued = try await Program.run(
             ["pki", "issue", "operator", "op-1", "--out", "\(self.plant.site)/op-1"] + self.configuration)

@@ -115,7 +115,7 @@ public final class RenewalService: Service {
                         await self.carryOut(actions)
                     } catch {
                         self.logger.error("the new certificate cannot be used", metadata: ["reason": "\(error)"])
-                        await self.carryOut(machine.failed("\(error)", at: self.clock(), using: &random))
+                        await self.fail(&machine, "\(error)", using: &random)
                     }
                 }
             }
@@ -129,20 +129,18 @@ public final class RenewalService: Service {
                     let renewed = self.read()?.identity.certificateHash
                     if renewed == nil || renewed == hash {
                         let reason = "the certificate that came is not in its place"
-                        await self.carryOut(machine.failed(reason, at: self.clock(), using: &random))
+                        await self.fail(&machine, reason, using: &random)
                     }
                     continue
                 } catch {
                     guard !Task.isCancelled else { return }
-                    let actions = machine.failed("\(error)", at: self.clock(), using: &random)
+                    await self.fail(&machine, "\(error)", using: &random)
                     self.logger.warning(
                         "the certificate could not be renewed",
                         metadata: [
                             "reason": "\(error)", "until": "\(CivilTime(machine.validity.upperBound).iso8601)",
                             "next": "\(CivilTime(machine.nextTry).iso8601)",
                         ])
-                    self.write(machine)
-                    await self.carryOut(actions)
                 }
             }
             try? await Task.sleep(for: self.pause)
@@ -157,6 +155,12 @@ public final class RenewalService: Service {
             self.logger.error("certificate and key on disk cannot be used", metadata: ["reason": "\(error)"])
             return nil
         }
+    }
+
+    private func fail(_ machine: inout RenewalMachine, _ reason: String, using random: inout AnyRandom) async {
+        let actions = machine.failed(reason, at: self.clock(), using: &random)
+        self.write(machine)
+        await self.carryOut(actions)
     }
 
     private func carryOut(_ actions: [RenewalMachine.Action]) async {

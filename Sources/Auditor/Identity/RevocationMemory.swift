@@ -16,23 +16,32 @@ public struct RevocationMemory: Sendable {
 
     /// What is kept; nothing if nothing was, or if it cannot be read.
     public func read() -> [RevocationList] {
-        (try? CertificateFile.readRevocationLists(self.path)) ?? []
+        (try? self.lists()) ?? []
+    }
+
+    private func lists() throws(PKIError) -> [RevocationList] {
+        do throws(PKIError) {
+            return try CertificateFile.readRevocationLists(self.path)
+        } catch {
+            guard error.code == .missing else { throw error }
+            return []
+        }
     }
 
     /// Keeps a verified list, instead of an older one of the same authority.
     ///
     /// - Returns: whether it is news.
-    /// - Throws: ``PKIError`` with code `io`.
+    /// - Throws: ``PKIError`` with code `io`, and of what is kept and cannot be read: it is not exchanged for a part of it.
     @discardableResult
     public func keep(_ list: RevocationList) throws(PKIError) -> Bool {
-        var lists = self.read()
+        var lists = try self.lists()
         let isSame: (RevocationList) -> Bool = {
             $0.authorityKeyIdentifier == list.authorityKeyIdentifier && $0.issuer == list.issuer
         }
         if let held = lists.first(where: isSame), held.number >= list.number { return false }
         lists.removeAll(where: isSame)
         // As many as are read again.
-        if lists.count >= 8 { lists.removeFirst() }
+        if lists.count >= CertificateFile.maximumListCount { lists.removeFirst() }
         lists.append(list)
         do {
             try FileManager.default.createDirectory(

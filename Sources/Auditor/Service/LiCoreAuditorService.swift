@@ -279,7 +279,7 @@ public final class LiCoreAuditorService: Service {
             throw LiCoreError(.signature, "the signature is not by the key of \(name)")
         }
         let update = try ParameterUpdate(text: text.text)
-        guard parameter.rawValue == "SAMPLE_RATE", let rate = Double(update.value),
+        guard parameter == .sampleRate, let rate = Double(update.value),
             ParameterUpdate.sampleRates.contains(rate)
         else {
             throw LiCoreError(.value, "only SAMPLE_RATE can be set, to 0.05 ... 86400 seconds")

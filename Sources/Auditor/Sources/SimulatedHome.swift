@@ -107,7 +107,8 @@ public struct SimulatedHome: MeterSource {
     public mutating func next() throws(MeterSourceError) -> SourceBatch? {
         if let count = self.configuration.count, self.state.index >= Int64(count) { return nil }
         let limit = Timestamp.wireSecondsLimit * 1_000_000_000
-        guard self.state.next >= (1 << 28) * 1_000_000_000, self.state.next < limit - self.interval else { return nil }
+        guard self.state.next >= Configuration.earliestStart * 1_000_000_000, self.state.next < limit - self.interval
+        else { return nil }
         self.former = self.state
         let past = (self.cut ?? 0) - self.state.next
         let length = past > self.interval && past <= Self.longest ? past : self.interval

@@ -40,11 +40,11 @@ package struct AlertDesk {
             self.position = position
             return true
         }
-        if now.nanoseconds >= self.countedAt.nanoseconds || self.countedAt.nanoseconds == .min {
+        if now >= self.countedAt {
             self.countedAt = now.advanced(byNanoseconds: Self.countEvery)
             try self.count(at: now)
         }
-        if now.nanoseconds >= self.certificatesAt.nanoseconds || self.certificatesAt.nanoseconds == .min {
+        if now >= self.certificatesAt {
             self.certificatesAt = now.advanced(byNanoseconds: Self.certificatesEvery)
             for (auditor, end) in try self.store.certificateEnds() {
                 self.watch.take(.certificate(auditor: auditor, ends: end), at: now)

@@ -1,6 +1,7 @@
 import AsyncHTTPClient
 import Crypto
 import Foundation
+import Identity
 import Logging
 import NIOCore
 import NIOHTTP1
@@ -123,7 +124,7 @@ struct AlertNotifier: Sendable {
     static func signature(of body: [UInt8], at timestamp: String, secret: [UInt8]) -> String {
         let code = HMAC<SHA256>.authenticationCode(
             for: Array("\(timestamp).".utf8) + body, using: SymmetricKey(data: secret))
-        return "sha256=" + code.map { ($0 < 16 ? "0" : "") + String($0, radix: 16) }.joined()
+        return "sha256=" + Array(code).hexadecimal
     }
 
     private func post(_ notification: Notification, _ client: HTTPClient) async throws {

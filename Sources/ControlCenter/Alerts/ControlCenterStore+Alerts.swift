@@ -1,6 +1,7 @@
 import Foundation
 import GRDB
 import Identity
+import LiCore
 import PKI
 import Telemetry
 import X509
@@ -145,9 +146,9 @@ extension ControlCenterStore {
                 """, arguments: [position.measure, end])
         var events: [(event: WatchEvent, at: Timestamp)] = []
         while let row = try rows.next() {
-            let kind: Int = row["kind"]
+            guard let kind = Measure.Kind(rawValue: row["kind"]) else { continue }
             let reading = Reading(
-                meter: meter, quantity: kind == 0 ? .consumption : .production, unit: .kilowattHour,
+                meter: meter, quantity: kind.quantity, unit: .kilowattHour,
                 time: Timestamp(nanoseconds: row["time"]), interval: row["interval"],
                 value: ExactDecimal(mantissa: row["mantissa"], exponent: row["exponent"]))
             events.append((.measure(auditor: row["id"], reading), Timestamp(nanoseconds: row["received"])))
@@ -268,12 +269,16 @@ extension ControlCenterStore {
                 ("watch-statement", position.statement), ("watch-alarm", position.alarm),
                 ("watch-told", position.auditorAlert), ("watch-measure", position.measure),
             ] + gaps {
-                try db.execute(
-                    sql:
-                        "INSERT INTO cursor (name, position) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET position = ?2",
-                    arguments: [name, place])
+                try Self.moveCursor(db, name, to: place)
             }
         }
+    }
+
+    /// Remembers how far something has been read.
+    static func moveCursor(_ db: Database, _ name: String, to position: Int64) throws {
+        try db.execute(
+            sql: "INSERT INTO cursor (name, position) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET position = ?2",
+            arguments: [name, position])
     }
 
     /// How far the watch has read and written; nil if it has never written anything.

@@ -14,6 +14,9 @@ public struct FleetView: Sendable {
     private let identities: [[UInt8]: VerifiedIdentity]
     /// Whose certificate should be our authority's, and did not verify: why.
     private let failures: [[UInt8]: PKIError]
+    /// Who publishes nothing signed on a topic: by the topics of hellos and statements, so that no message has to be
+    /// taken apart to ask.
+    private let unsigned: [String: FleetMember]
     private let trustDomain: TrustDomain?
 
     /// Nobody.
@@ -21,6 +24,7 @@ public struct FleetView: Sendable {
         self.fleet = .none
         self.identities = [:]
         self.failures = [:]
+        self.unsigned = [:]
         self.trustDomain = nil
     }
 
@@ -39,6 +43,11 @@ public struct FleetView: Sendable {
                 }
             }
         }
+        var unsigned: [String: FleetMember] = [:]
+        for member in fleet.members where member.kind == .auditor {
+            for topic in [Topic.hello(member.id), .measures(member.id)] { unsigned[topic.description] = member }
+        }
+        self.unsigned = unsigned
         self.fleet = fleet
         self.identities = identities
         self.failures = failures
@@ -51,21 +60,16 @@ public struct FleetView: Sendable {
         return self.fleet.auditor(id)
     }
 
-    /// An auditor speaks one format: while it is allowed the original's, it is taken at no other.
+    /// An auditor speaks one format: while it is allowed the original's, its hellos and statements are not taken.
     ///
     /// - Throws: `Refusal` with `format`.
     func requireSigned(_ topic: String, at now: Timestamp) throws(Refusal) {
-        guard !self.fleet.isEmpty else { return }
-        switch Topic(topic) {
-        case .measures(let id), .hello(let id):
-            guard let member = self.fleet.auditor(id), (try? member.requireStanding(at: now.seconds)) != nil else {
-                return
-            }
-            throw Refusal(
-                .format, "\(id) speaks the original's format until \(member.until): end that with secure-mqtt fleet end"
-            )
-        default: return
-        }
+        guard !self.unsigned.isEmpty, let member = self.unsigned[topic],
+            (try? member.requireStanding(at: now.seconds)) != nil
+        else { return }
+        throw Refusal(
+            .format,
+            "\(member.id) speaks the original's format until \(member.until): end that with secure-mqtt fleet end")
     }
 
     /// - Throws: `Refusal` with `expired`, `revoked`, or `busy` to be held.

@@ -216,17 +216,17 @@ public final class ControlCenter: Service {
     var fleet: Fleet { self.examiner.withLock { $0.fleet.fleet } }
 
     /// Goes on under another certificate of the same control center: announces it on `control_center/keys`, and signs
-    /// with it from then on.
+    /// with it from then on. One call at a time.
     ///
-    /// - Throws: ``ControlCenterError`` with code `identity` if `chain` is not the signer's or names somebody else.
+    /// - Throws: ``ControlCenterError`` with code `identity` if `chain` is not the signer's or names somebody else, or
+    ///   if the control center has ended.
     public func renew(_ signer: any Signer, chain: [[UInt8]]) async throws(ControlCenterError) {
         let own = try Own(signer, chain)
         guard signer.issuer == self.own.withLock({ $0.signer.issuer }) else {
             throw ControlCenterError(.identity, "the new certificate is of \(signer.issuer), another control center")
         }
-        while !self.outbox.offer(.renew(own)) {
-            // Full of receipts: they are being sent.
-            do { try await Task.sleep(for: .milliseconds(50)) } catch { return }
+        guard await self.outbox.send([.renew(own)]) else {
+            throw ControlCenterError(.identity, "the control center has ended, before it took its new certificate")
         }
     }
 
@@ -238,8 +238,8 @@ public final class ControlCenter: Service {
             group.addTask { await self.committing() }
             group.addTask { await self.examining() }
             group.addTask {
-                let updates = Task { await self.publishingLiCoreUpdates() }
-                defer { updates.cancel() }
+                // Cancelled, and waited for, at the end of the scope.
+                async let _: Void = self.publishingLiCoreUpdates()
                 // Only receiving stops at once; what follows drains, from the first step to the last.
                 await cancelWhenGracefulShutdown { await self.receiving() }
                 self.inbox.finish()

@@ -36,7 +36,7 @@ extension ControlCenter {
         while (try? await Task.sleep(for: .seconds(1))) != nil {
             guard !self.fleet.isEmpty else { continue }
             do {
-                for order in try self.store.openLiCoreOrders() {
+                for order in try self.store.openLiCoreOrders(at: self.clock()) {
                     guard let outcome = await self.publish(order) else { break }
                     try self.store.closeLiCoreOrder(order.number, outcome: outcome, at: self.clock())
                     self.logger.notice(

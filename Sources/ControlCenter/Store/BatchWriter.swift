@@ -133,9 +133,10 @@ struct BatchWriter {
             """, self.db)
         let seen = try Prepared(
             """
-            INSERT INTO licore_activity (auditor, last_seen, readings) VALUES (?1, ?2, 1)
-            ON CONFLICT (auditor) DO UPDATE SET last_seen = max(last_seen, ?2), readings = readings + 1
+            INSERT INTO licore_activity (auditor, last_seen, readings) VALUES (?1, ?2, ?3)
+            ON CONFLICT (auditor) DO UPDATE SET last_seen = max(last_seen, ?2), readings = readings + ?3
             """, self.db)
+        var activity: [Int64: (last: Int64, count: Int64)] = [:]
         for row in batch.measures {
             try row.certificateHash.withUnsafeBytes { hash in
                 try row.bytes.withUnsafeBytes { bytes in
@@ -153,9 +154,16 @@ struct BatchWriter {
                     }
                 }
             }
+            let former = activity[row.auditor]
+            activity[row.auditor] = (
+                max(former?.last ?? .min, row.received.nanoseconds), (former?.count ?? 0) + 1
+            )
+        }
+        for (auditor, (last, count)) in activity {
             try seen.run {
-                $0.bind(1, row.auditor)
-                $0.bind(2, row.received.nanoseconds)
+                $0.bind(1, auditor)
+                $0.bind(2, last)
+                $0.bind(3, count)
             }
         }
     }

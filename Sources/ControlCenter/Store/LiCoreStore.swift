@@ -24,24 +24,28 @@ public struct LiCoreOrder: Hashable, Sendable {
 }
 
 extension ControlCenterStore {
-    /// Updates that wait, the oldest first; at most `limit`.
-    func openLiCoreOrders(limit: Int = 64) throws -> [LiCoreOrder] {
-        try self.pool.read { db in
+    /// Updates that wait, the oldest first; at most `limit`. One that cannot be read ends here: it holds up no other.
+    func openLiCoreOrders(at now: Timestamp, limit: Int = 64) throws -> [LiCoreOrder] {
+        var wrong: [Int64] = []
+        let orders = try self.pool.read { db in
             try Row.fetchAll(
                 db,
                 sql:
                     "SELECT number, auditor, parameter, value FROM licore_update WHERE done IS NULL ORDER BY number LIMIT ?",
                 arguments: [limit]
-            ).compactMap { row in
+            ).compactMap { row -> LiCoreOrder? in
                 let auditor: String = row["auditor"]
                 let parameter: String = row["parameter"]
                 guard let auditor = try? Identifier(auditor), let parameter = Topic.Parameter(parameter) else {
+                    wrong.append(row["number"])
                     return nil
                 }
                 return LiCoreOrder(
                     number: row["number"], auditor: auditor, parameter: parameter, value: row["value"])
             }
         }
+        for number in wrong { try self.closeLiCoreOrder(number, outcome: "it cannot be read", at: now) }
+        return orders
     }
 
     /// Says what became of an update.

@@ -177,8 +177,8 @@ enum Schema {
         );
         """
 
-    private static let views = """
-        CREATE VIEW readings AS
+    // The readings of signed statements, as columns of the view; and where they are.
+    private static let signedColumns = """
         SELECT
             auditor.id AS auditor,
             series.meter AS meter,
@@ -209,13 +209,22 @@ enum Schema {
             reading.time AS time_ns,
             auditor.spiffe AS auditor_spiffe,
             reading.leaf_index AS leaf_index
+        """
+
+    private static let signedTables = """
         FROM reading
         JOIN series ON series.number = reading.series
         JOIN auditor ON auditor.number = series.auditor
         JOIN statement ON statement.leaf_index = reading.leaf_index
         JOIN stream ON stream.number = statement.stream
         JOIN quality ON quality.number = reading.quality
-        JOIN decimal_scale ON decimal_scale.exponent = reading.exponent;
+        JOIN decimal_scale ON decimal_scale.exponent = reading.exponent
+        """
+
+    private static let views = """
+        CREATE VIEW readings AS
+        \(Self.signedColumns)
+        \(Self.signedTables);
 
         -- Sequence numbers that are missing below the newest one held.
         CREATE VIEW gaps AS
@@ -286,44 +295,9 @@ enum Schema {
     private static let licoreViews = """
         DROP VIEW readings;
         CREATE VIEW readings AS
-        SELECT
-            auditor.id AS auditor,
-            series.meter AS meter,
-            series.quantity AS quantity,
-            series.unit AS unit,
-            CASE reading.time % 1000000000
-                WHEN 0 THEN strftime('%Y-%m-%dT%H:%M:%SZ', reading.time / 1000000000, 'unixepoch')
-                ELSE strftime('%Y-%m-%dT%H:%M:%S', reading.time / 1000000000, 'unixepoch')
-                    || printf('.%09dZ', reading.time % 1000000000)
-            END AS time,
-            CASE reading.interval WHEN 0 THEN NULL ELSE reading.interval / 1e9 END AS interval,
-            CAST(reading.mantissa AS REAL) / decimal_scale.divisor AS value,
-            CASE
-                WHEN reading.mantissa IS NULL THEN NULL
-                WHEN reading.exponent = 0 THEN CAST(reading.mantissa AS TEXT)
-                ELSE printf('%s%d.%0*d',
-                    CASE WHEN reading.mantissa < 0 THEN '-' ELSE '' END,
-                    abs(reading.mantissa / decimal_scale.divisor),
-                    -reading.exponent,
-                    abs(reading.mantissa % decimal_scale.divisor))
-            END AS exact,
-            quality.name AS quality,
-            lower(hex(stream.id)) AS stream,
-            statement.sequence AS sequence,
-            lower(hex(statement.id)) AS statement,
-            stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed,
-            reading.time / 1000000000 AS unix_time,
-            reading.time AS time_ns,
-            auditor.spiffe AS auditor_spiffe,
-            reading.leaf_index AS leaf_index,
+        \(Self.signedColumns),
             'cose' AS format
-        FROM reading
-        JOIN series ON series.number = reading.series
-        JOIN auditor ON auditor.number = series.auditor
-        JOIN statement ON statement.leaf_index = reading.leaf_index
-        JOIN stream ON stream.number = statement.stream
-        JOIN quality ON quality.number = reading.quality
-        JOIN decimal_scale ON decimal_scale.exponent = reading.exponent
+        \(Self.signedTables)
         UNION ALL
         SELECT
             auditor.id,

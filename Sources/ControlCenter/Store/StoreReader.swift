@@ -53,5 +53,23 @@ public struct StoreReader: Sendable {
         try ControlCenterStore.statistics(self.database)
     }
 
+    /// When the newest statement of each auditor was stored, by SPIFFE ID, in Unix seconds.
+    ///
+    /// - Throws: what SQLite does.
+    public func lastSeen() throws -> [String: Int64] {
+        let rows = try self.read { db in
+            try Row.fetchAll(
+                db,
+                sql: """
+                    SELECT auditor.spiffe AS name, MAX(statement.received) / 1000000000 AS time
+                    FROM auditor JOIN stream ON stream.auditor = auditor.number
+                    JOIN statement ON statement.stream = stream.number AND statement.sequence = stream.head_sequence
+                    GROUP BY auditor.number
+                    """
+            ).map { ($0["name"] as String, $0["time"] as Int64) }
+        }
+        return Dictionary(rows, uniquingKeysWith: max)
+    }
+
     func read<R>(_ body: (Database) throws -> R) throws -> R { try self.database.read(body) }
 }

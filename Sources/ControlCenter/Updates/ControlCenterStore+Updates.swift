@@ -123,15 +123,11 @@ extension ControlCenterStore: UpdateStore {
                 let bytes: Data = row["bytes"]
                 guard let result = (try? Envelope.decode([UInt8](bytes)))?.result else { continue }
                 try Self.link(db, result, of: row["auditor"], leaf: row["leaf"], at: now)
-                if UpdateOutcome(result).isOnlyLate, let auditor = try? SPIFFEID(row["auditor"] as String) {
+                if result.isOnlyLate, let auditor = try? SPIFFEID(row["auditor"] as String) {
                     late.append((result.update, auditor))
                 }
             }
-            try db.execute(
-                sql: """
-                    INSERT INTO cursor (name, position) VALUES ('results', ?1)
-                    ON CONFLICT (name) DO UPDATE SET position = ?1
-                    """, arguments: [last])
+            try Self.moveCursor(db, "results", to: last)
         }
         return (rows.count == limit, late)
     }
@@ -160,24 +156,23 @@ extension ControlCenterStore: UpdateStore {
         guard form["auditor"] == auditor else { return }
         let number: Int64 = form["number"]
         try db.execute(sql: "UPDATE update_message SET result = ? WHERE id = ?", arguments: [leaf, id])
-        let outcome = UpdateOutcome(result)
-        if outcome.isApplied {
+        if result.isApplied {
             try db.execute(
                 sql: """
                     UPDATE update_request SET state = 'applied', finished = ?, reason = NULL, value_now = ?
                     WHERE number = ? AND state <> 'applied'
-                    """, arguments: [now.nanoseconds, outcome.valueNow?.description, number])
-        } else if outcome.isOnlyLate {
+                    """, arguments: [now.nanoseconds, result.value?.description, number])
+        } else if result.isOnlyLate {
             // Another form may be applied; until then this is why it was not.
             try db.execute(
                 sql: "UPDATE update_request SET reason = ? WHERE number = ? AND state = 'sent'",
-                arguments: [outcome.reason, number])
+                arguments: [result.reason, number])
         } else {
             try db.execute(
                 sql: """
                     UPDATE update_request SET state = 'refused', finished = ?, reason = ?, value_now = ?
                     WHERE number = ? AND state NOT IN ('applied', 'cancelled', 'superseded')
-                    """, arguments: [now.nanoseconds, outcome.reason, outcome.valueNow?.description, number])
+                    """, arguments: [now.nanoseconds, result.reason, result.value?.description, number])
         }
     }
 }

@@ -1,3 +1,4 @@
+import Dispatch
 public import Identity
 public import Logging
 import MQTT
@@ -12,17 +13,25 @@ public import Telemetry
 /// knows is in the store, so that it can die at any moment.
 public final class ControlDesk: Service {
     /// How often the store is looked at: operators write into it from processes of their own.
-    public static let interval = Duration.milliseconds(250)
+    private static let interval = Duration.milliseconds(250)
 
     private let bus: any MessageBus
     private let store: ControlCenterStore
-    private let signer: any Signer
-    private let chain: [[UInt8]]
+    private let own: Mutex<Own>
     private let clock: @Sendable () -> Timestamp
     private let logger: Logger
-    private let heardHellos = Mutex<[(auditor: SPIFFEID, nonce: Nonce)]>([])
+    /// The newest nonce of each auditor that has said hello since the last look.
+    private let heardHellos = Mutex<[SPIFFEID: Nonce]>([:])
     private let notifier: AlertNotifier
     private let state: Mutex<State>
+    /// Where the store is read and written: that waits for the disk, which no thread of the cooperative pool should.
+    private let queue = DispatchQueue(label: "control-desk", qos: .utility)
+
+    /// The control center's certificate and intermediate, DER, and its key.
+    private struct Own: Sendable {
+        let signer: any Signer
+        let chain: [[UInt8]]
+    }
 
     private struct State {
         var dispatcher: UpdateDispatcher<ControlCenterStore>
@@ -54,8 +63,7 @@ public final class ControlDesk: Service {
     ) {
         self.bus = bus
         self.store = store
-        self.signer = signer
-        self.chain = chain
+        self.own = Mutex(Own(signer: signer, chain: chain))
         self.clock = clock
         self.logger = logger
         self.notifier = AlertNotifier(store: store, settings: notifications, clock: clock, logger: logger)
@@ -67,7 +75,14 @@ public final class ControlDesk: Service {
 
     /// A hello was verified and its commit is durable.
     public func heard(_ auditor: SPIFFEID, _ nonce: Nonce) {
-        self.heardHellos.withLock { $0.append((auditor, nonce)) }
+        self.heardHellos.withLock { $0[auditor] = nonce }
+    }
+
+    /// Signs with another certificate of the same control center, from the next look on.
+    ///
+    /// - Parameter chain: the certificate and its intermediate, DER.
+    public func renew(_ signer: any Signer, chain: [[UInt8]]) {
+        self.own.withLock { $0 = Own(signer: signer, chain: chain) }
     }
 
     /// Works until shut down gracefully or cancelled.
@@ -88,7 +103,9 @@ public final class ControlDesk: Service {
 
     /// - Returns: Whether there is more to do at once.
     private func turn() async -> Bool {
-        let (outgoing, isBehind, failure) = self.work()
+        let (outgoing, isBehind, failure) = await withCheckedContinuation { continuation in
+            self.queue.async { continuation.resume(returning: self.work()) }
+        }
         for message in outgoing { await self.publish(message) }
         self.trouble(failure.map { "\($0)" })
         return isBehind && failure == nil
@@ -104,11 +121,12 @@ public final class ControlDesk: Service {
         self.logger.error("updates and alerts wait", metadata: ["reason": "\(reason)"])
     }
 
-    /// One look at everything. Reads and writes the store: not for an event loop. A step that fails holds up no other:
+    /// One look at everything. Reads and writes the store. A step that fails holds up no other:
     /// what one has recorded leaves, whatever becomes of the next.
     private func work() -> (outgoing: [Outgoing], isBehind: Bool, failure: (any Error)?) {
         let now = self.clock()
-        let signer = AnySigner(self.signer)
+        let own = self.own.withLock { $0 }
+        let signer = AnySigner(own.signer)
         var outgoing: [Outgoing] = []
         var isBehind = false
         var failure: (any Error)?
@@ -126,18 +144,18 @@ public final class ControlDesk: Service {
             }
         }
         let hellos = self.heardHellos.withLock { hellos in
-            defer { hellos = [] }
+            defer { hellos = [:] }
             return hellos
         }
         step {
             outgoing += try self.state.withLock { state in
-                for hello in hellos { state.dispatcher.heard(hello.nonce, of: hello.auditor) }
-                return try state.dispatcher.work(at: now, signer: signer, chain: self.chain)
+                for (auditor, nonce) in hellos { state.dispatcher.heard(nonce, of: auditor) }
+                return try state.dispatcher.work(at: now, signer: signer, chain: own.chain)
             }
         }
-        for hello in hellos {
+        for auditor in hellos.keys {
             step {
-                for message in try self.store.unshownAlerts(of: hello.auditor, at: now) {
+                for message in try self.store.unshownAlerts(of: auditor, at: now) {
                     if case .alertsToAll = message.topic { self.want(message) } else { outgoing.append(message) }
                 }
             }

@@ -14,21 +14,37 @@ extension ControlCenterStore {
         var expires: Timestamp
     }
 
-    /// Those that are not signed yet.
+    /// Those that are not signed yet. One that cannot be said, or that is for nobody, ends here: it holds up no other,
+    /// and is not told to all instead.
     func unsignedAlerts(at now: Timestamp) throws -> [WaitingAlert] {
-        try self.pool.read { db in
+        var wrong: [Int64] = []
+        let waiting = try self.pool.read { db in
             try Row.fetchAll(
                 db, sql: "SELECT * FROM outgoing_alert WHERE id IS NULL AND expires > ? ORDER BY number LIMIT 64",
                 arguments: [now.nanoseconds]
-            ).compactMap { row in
-                let target: String = row["target"]
-                guard let word = Reason(row["word"] as String) else { return nil }
+            ).compactMap { row -> WaitingAlert? in
+                let text: String = row["target"]
+                let target = try? SPIFFEID(text)
+                guard let word = Reason(row["word"] as String), text.isEmpty || target != nil else {
+                    wrong.append(row["number"])
+                    return nil
+                }
                 return WaitingAlert(
-                    number: row["number"], target: try? SPIFFEID(target),
+                    number: row["number"], target: target,
                     alert: Alert(word, row["text"], isRaised: row["is_raised"]),
                     expires: Timestamp(nanoseconds: row["expires"]))
             }
         }
+        if !wrong.isEmpty {
+            try self.pool.write { db in
+                for number in wrong {
+                    try db.execute(
+                        sql: "UPDATE outgoing_alert SET expires = ? WHERE number = ?",
+                        arguments: [now.nanoseconds, number])
+                }
+            }
+        }
+        return waiting
     }
 
     /// Signs them, and notes them before any leaves.

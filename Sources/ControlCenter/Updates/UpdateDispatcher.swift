@@ -8,17 +8,25 @@ public import Telemetry
 ///     for message in try dispatcher.work(at: now, signer: signer, chain: chain) { publish(message) }
 ///
 /// Each connection gets its own signed form, with a number of its own. Within one connection the same bytes are sent
-/// again until a result is stored: the auditor tells a repeat by its id. That an update which was applied on an
+/// again until a result is stored: the auditor tells a repeat by its id; under a renewed certificate another form is
+/// signed, since the former is not believed any more once that has expired. That an update which was applied on an
 /// earlier connection is not applied again, the auditor sees by batch and parameter.
 public struct UpdateDispatcher<Store: UpdateStore> {
     private struct Session {
         var nonce: Nonce
-        /// By the number of the request: what was sent under this nonce.
-        var sent: [Int64: (message: SignedMessage, at: Timestamp, isLate: Bool)] = [:]
+        /// By the number of the request: what was sent under this nonce, and with which certificate.
+        var sent: [Int64: Sent] = [:]
+    }
+
+    private struct Sent {
+        let message: SignedMessage
+        let certificateHash: CertificateHash
+        var at: Timestamp
+        var isLate = false
     }
 
     /// What has no result after so long is sent again.
-    public static var sendAgainAfter: Int64 { 60_000_000_000 }
+    static var sendAgainAfter: Int64 { 60_000_000_000 }
 
     public private(set) var store: Store
     private var sessions: [SPIFFEID: Session] = [:]
@@ -62,31 +70,33 @@ public struct UpdateDispatcher<Store: UpdateStore> {
     private mutating func work(
         for auditor: SPIFFEID, at now: Timestamp, signer: some Signer, chain: [[UInt8]]
     ) throws -> [Outgoing] {
-        let pending = try self.store.pendingUpdates(for: auditor, at: now)
         guard var session = self.sessions[auditor] else { return [] }
+        let pending = try self.store.pendingUpdates(for: auditor, at: now)
         var outgoing: [Outgoing] = []
         let numbers = Set(pending.map(\.number))
         session.sent = session.sent.filter { numbers.contains($0.key) }
-        var last = try self.store.lastUpdateSequence(for: auditor)
+        var last: Int64?
         var signed: [SignedUpdate] = []
         for update in pending {
             if let sent = session.sent[update.number] {
                 guard now.nanoseconds - sent.at.nanoseconds >= Self.sendAgainAfter else { continue }
-                if !sent.isLate {
+                if !sent.isLate, sent.certificateHash == signer.certificateHash {
                     session.sent[update.number]?.at = now
                     outgoing.append(Self.outgoing(sent.message, update, signer))
                     continue
                 }
             }
             // Milliseconds: above all earlier ones also for a store that was restored from a copy.
-            last = max(last + 1, now.nanoseconds / 1_000_000)
+            let former = if let last { last } else { try self.store.lastUpdateSequence(for: auditor) }
+            let sequence = max(former + 1, now.nanoseconds / 1_000_000)
+            last = sequence
             let message: SignedMessage
             do {
                 message = try Update(
                     parameter: update.parameter, value: update.value, unit: update.unit, nonce: session.nonce,
                     batch: update.batch
                 ).signed(
-                    for: auditor, sequence: last, expires: update.expires, issuedAt: now, chain: chain, by: signer)
+                    for: auditor, sequence: sequence, expires: update.expires, issuedAt: now, chain: chain, by: signer)
             } catch let refusal as Refusal where refusal.reason == .format {
                 // It can never be said; those behind it can.
                 try self.store.refuse(update.number, "\(refusal)", at: now)
@@ -94,9 +104,9 @@ public struct UpdateDispatcher<Store: UpdateStore> {
             }
             signed.append(
                 SignedUpdate(
-                    request: update.number, auditor: auditor, sequence: last, nonce: session.nonce, signedAt: now,
+                    request: update.number, auditor: auditor, sequence: sequence, nonce: session.nonce, signedAt: now,
                     message: message))
-            session.sent[update.number] = (message, now, false)
+            session.sent[update.number] = Sent(message: message, certificateHash: signer.certificateHash, at: now)
             outgoing.append(Self.outgoing(message, update, signer))
         }
         if !signed.isEmpty { try self.store.record(signed) }

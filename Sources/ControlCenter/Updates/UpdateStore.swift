@@ -39,18 +39,7 @@ public struct SignedUpdate: Hashable, Sendable {
     public var message: SignedMessage
 }
 
-/// What a result says about one signed form.
-public struct UpdateOutcome: Hashable, Sendable {
-    public var isApplied: Bool
-    public var reason: String?
-    public var valueNow: ParameterValue?
-
-    public init(_ result: UpdateResult) {
-        self.isApplied = result.isApplied
-        self.reason = result.reason
-        self.valueNow = result.value
-    }
-
+extension UpdateResult {
     /// Whether it was refused only because of the connection that it was signed for: another form may be applied.
     public var isOnlyLate: Bool {
         guard !self.isApplied, let word = self.reason?.prefix(while: { $0 != ":" }) else { return false }
@@ -140,11 +129,10 @@ public struct MemoryUpdates: UpdateStore, Sendable {
     /// Takes a stored result of an auditor into account.
     public mutating func link(_ result: UpdateResult, of auditor: SPIFFEID) {
         guard let form = self.forms[result.update], form.auditor == auditor else { return }
-        let outcome = UpdateOutcome(result)
-        if outcome.isApplied {
+        if result.isApplied {
             self.states[form.request] = .applied
-        } else if self.states[form.request] != .applied, !outcome.isOnlyLate {
-            self.states[form.request] = .refused(outcome.reason ?? "")
+        } else if self.states[form.request] != .applied, !result.isOnlyLate {
+            self.states[form.request] = .refused(result.reason ?? "")
         }
     }
 }

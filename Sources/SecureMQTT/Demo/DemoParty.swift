@@ -27,15 +27,10 @@ struct DemoParty: Sendable {
     init(folder: String) throws {
         self.chain = try CertificateFile.read("\(folder)/auditor.pem")
         self.key = try KeyFile.read("\(folder)/auditor.key")
-        self.spiffeID = try Self.name(of: self.chain[0])
-    }
-
-    /// The one URI in a certificate.
-    private static func name(of certificate: Certificate) throws -> SPIFFEID {
-        for name in try certificate.extensions.subjectAlternativeNames ?? SubjectAlternativeNames([]) {
-            if case .uniformResourceIdentifier(let uri) = name { return try SPIFFEID(uri) }
+        guard let name = self.chain[0].spiffeID else {
+            throw CommandError(.badData, "the certificate \(self.chain[0].subject) has no SPIFFE ID")
         }
-        throw CommandError(.badData, "the certificate \(certificate.subject) has no SPIFFE ID")
+        self.spiffeID = name
     }
 
     /// What it shows in a TLS handshake.

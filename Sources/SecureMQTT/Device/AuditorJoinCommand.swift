@@ -27,7 +27,7 @@ struct AuditorJoinCommand: AsyncParsableCommand {
                   --ca-fingerprint SHA256:4f0c... --directory mona
 
             Exit codes: 64 the line is not an invitation, 65 another root, 69 not reachable or busy, 73 the folder
-            exists or the ID is taken, 76 the authority answers nonsense, 77 token refused or server not trusted,
+            exists, 76 the authority answers nonsense, 77 token refused or server not trusted,
             78 this device's clock is wrong.
             """)
 
@@ -65,7 +65,7 @@ struct AuditorJoinCommand: AsyncParsableCommand {
             joining: joining, directory: self.directory ?? id.rawValue, meter: try MeterName(self.meter))
         let identity = try await self.renew ? device.rejoin(token: self.readToken) : device.join(token: self.readToken)
         let output = Terminal.standardOutput
-        output.line("\(identity.spiffeID) has joined, until \(CivilTime(identity.validity.upperBound).iso8601).")
+        output.line("\(identity.spiffeID) has joined, until \(identity.validity.upperBound.iso8601).")
         if self.renew {
             output.line("An auditor that runs goes on under the new certificate. Otherwise start it:")
         } else {
@@ -114,14 +114,8 @@ struct JoiningDevice: Sendable {
     /// - Throws: ``CommandError`` `cannotCreate` if the folder holds anything; `EnrolmentError`, `PKIError`.
     func join(token: () throws -> String) async throws -> VerifiedIdentity {
         let manager = FileManager.default
-        if manager.fileExists(atPath: self.directory) {
-            guard let contents = try? manager.contentsOfDirectory(atPath: self.directory), contents.isEmpty else {
-                throw CommandError(
-                    .cannotCreate,
-                    "\(self.directory) exists and is not an empty folder: nothing was changed (for a new certificate of an auditor that exists: --renew)"
-                )
-            }
-        }
+        try Installation.requireEmpty(
+            self.directory, hint: " (for a new certificate of an auditor that exists: --renew)")
         if !manager.fileExists(atPath: self.aside) {
             do {
                 try manager.createDirectory(
@@ -182,9 +176,7 @@ struct JoiningDevice: Sendable {
             RootFingerprint(root) == self.joining.fingerprint,
             let chain = try? CertificateFile.read("\(self.aside)/auditor.pem"), chain.count == 2,
             let key = try? KeyFile.read("\(self.aside)/auditor.key"),
-            let name = try? chain[0].extensions.subjectAlternativeNames?.compactMap({ (name) -> SPIFFEID? in
-                if case .uniformResourceIdentifier(let uri) = name { try? SPIFFEID(uri) } else { nil }
-            }).first
+            let name = chain[0].spiffeID
         else { return nil }
         let trust = try IdentityVerifier(trustDomain: name.trustDomain, roots: roots)
         return try? EnrolledIdentity(chain, for: self.joining.id, role: .auditor, key: key, trust: trust, at: .now)
@@ -231,7 +223,7 @@ struct JoiningDevice: Sendable {
             key: try files.prepareKey(), token: try token(), clock: { .now })
         // Whom to trust first: what comes next needs it.
         if let path = settings.trust.intermediates {
-            let known = (try? CertificateFile.read(path)) ?? []
+            let known = try CertificateFile.readIfThere(path)
             let all = Self.union(known, outcome.intermediates + [outcome.enrolled.identity.intermediate])
             if all.count > known.count {
                 try DurableFile.replace(path, Array(all.map(\.pemText).joined().utf8), mode: 0o644)

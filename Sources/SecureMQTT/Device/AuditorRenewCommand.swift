@@ -30,6 +30,6 @@ struct AuditorRenewCommand: AsyncParsableCommand {
         let device = try DeviceIdentity(settings, auditor)
         let renewed = try await device.renew(keepingKey: self.keepKey ? true : nil, evenIfExpired: true)
         Terminal.standardOutput.line(
-            "Renewed \(renewed.spiffeID), valid until \(CivilTime(renewed.validity.upperBound).iso8601).")
+            "Renewed \(renewed.spiffeID), valid until \(renewed.validity.upperBound.iso8601).")
     }
 }

@@ -261,14 +261,6 @@ struct CertificateStatus: Encodable {
     let renewalFailures: Int
     let renewalFailure: String?
 
-    enum CodingKeys: String, CodingKey {
-        case status, from, until, renewal
-        case spiffeID = "spiffe_id"
-        case daysLeft = "days_left"
-        case renewalFailures = "renewal_failures"
-        case renewalFailure = "renewal_failure"
-    }
-
     /// - Returns: nil if the configuration names no certificate that can be read.
     init?(_ settings: InstallationConfiguration, at now: UnixTime) {
         guard let auditor = settings.auditor, let chain = try? CertificateFile.read(auditor.certificate),
@@ -284,11 +276,11 @@ struct CertificateStatus: Encodable {
             self.status = error.code == .revoked ? "revoked" : error.reason
         }
         self.spiffeID = "spiffe://\(settings.trust.domain)/auditor/\(auditor.id)"
-        self.from = CivilTime(leaf.notBefore).iso8601
-        self.until = CivilTime(leaf.notAfter).iso8601
+        self.from = leaf.notBefore.iso8601
+        self.until = leaf.notAfter.iso8601
         self.daysLeft = Int(max(0, leaf.notAfter - now) / 86_400)
         let report = RenewalReport(reading: RenewalReport.path(in: auditor.state))
-        self.renewal = report?.nextTry.map { CivilTime($0).iso8601 }
+        self.renewal = report?.nextTry.map { $0.iso8601 }
         self.renewalFailures = report?.failures ?? 0
         self.renewalFailure = report?.lastFailure
     }

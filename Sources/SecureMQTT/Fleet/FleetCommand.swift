@@ -80,20 +80,10 @@ struct FleetListCommand: AsyncParsableCommand {
         let interval: Int?
         let lastSeen: String?
         let readings: Int64
-        let certificate: String
+        let certificateSHA256: String
         let certificateExpires: String
         /// Whether the certificate is one of our authority's.
-        let isOurs: Bool
-
-        enum CodingKeys: String, CodingKey {
-            case id, kind, until, status, controller, interval, readings
-            case daysLeft = "days_left"
-            case timeZone = "time_zone"
-            case lastSeen = "last_seen"
-            case certificate = "certificate_sha256"
-            case certificateExpires = "certificate_expires"
-            case isOurs = "ours"
-        }
+        let ours: Bool
 
         init(_ member: FleetMember, _ activity: LiCoreActivity?, _ domain: TrustDomain, at now: UnixTime) {
             self.id = member.id.rawValue
@@ -111,9 +101,9 @@ struct FleetListCommand: AsyncParsableCommand {
             self.interval = member.kind == .auditor ? member.interval : nil
             self.lastSeen = activity?.lastSeen.description
             self.readings = activity?.readings ?? 0
-            self.certificate = member.certificateHash.hexadecimal
+            self.certificateSHA256 = member.certificateHash.hexadecimal
             self.certificateExpires = member.certificate.notAfter.iso8601
-            self.isOurs = member.isOurs(in: domain)
+            self.ours = member.isOurs(in: domain)
         }
     }
 }
@@ -230,9 +220,8 @@ struct FleetAllowCommand: AsyncParsableCommand {
         if let center = settings.controlCenter?.id, center.folded == member.id.folded {
             throw CommandError(.usage, "\(member.id) is the control center's name")
         }
-        guard let file = settings.file else { return }
-        let path = URL(fileURLWithPath: file).deletingLastPathComponent().appendingPathComponent("pki").path
-        guard let authority = try? AuthorityDirectory.open(path) else { return }
+        guard let path = settings.authorityDirectory, FileManager.default.fileExists(atPath: path) else { return }
+        let authority = try AuthorityDirectory.open(path)
         for issued in try authority.issued() where issued.spiffeID.id.folded == member.id.folded {
             guard member.kind == .auditor, issued.spiffeID.role == .auditor, issued.spiffeID.id == member.id else {
                 throw CommandError(.usage, "the name \(member.id) is that of \(issued.spiffeID)")

@@ -40,16 +40,16 @@ struct FleetWatch: Service {
     func run() async throws {
         await cancelWhenGracefulShutdown {
             // It may have changed since the server read it.
-            var known: [String]?
+            var known: FileMark??
             var warned = UnixTime.min
             repeat {
                 if UnixTime.now - 86_400 >= warned {
                     warned = UnixTime.now
                     self.warn()
                 }
-                let mark = Self.mark(self.file.path)
-                guard mark != known else { continue }
-                known = mark
+                let mark = FileMark(self.file.path)
+                if let known, known == mark { continue }
+                known = .some(mark)
                 await self.reload()
             } while (try? await Task.sleep(for: .milliseconds(500))) != nil
         }
@@ -85,12 +85,5 @@ struct FleetWatch: Service {
         } catch {
             self.logger.error("the fleet cannot be read: the former one holds", metadata: ["reason": "\(error)"])
         }
-    }
-
-    /// What changes when a file is replaced or written; nothing if there is none.
-    private static func mark(_ path: String) -> [String] {
-        guard let attributes = try? FileManager.default.attributesOfItem(atPath: path) else { return [] }
-        let keys: [FileAttributeKey] = [.systemFileNumber, .size, .modificationDate]
-        return keys.map { "\(attributes[$0] ?? "")" }
     }
 }

@@ -58,13 +58,16 @@ struct BrokerStatusCommand: AsyncParsableCommand {
         }
     }
 
-    /// `refused/handshakes/no-certificate` is one of a metric's reasons; the others are metrics of their own.
+    /// `refused/handshakes/no-certificate` and `messages/dropped/expired` are one of a metric's reasons, and
+    /// `messages/sent/qos1` one of its levels; the others are metrics of their own.
     private static func metric(_ name: String) -> String {
         let parts = name.split(separator: "/").map { $0.replacing("-", with: "_") }
-        guard parts.count == 3, let last = name.split(separator: "/").last else {
+        let label: String? =
+            parts.count != 3
+            ? nil : parts[0] == "refused" || parts[1] == "dropped" ? "reason" : parts[0] == "messages" ? "qos" : nil
+        guard let label, let last = name.split(separator: "/").last else {
             return "secure_mqtt_broker_" + parts.joined(separator: "_")
         }
-        let label = parts[0] == "refused" ? "reason" : "qos"
         return "secure_mqtt_broker_\(parts[0])_\(parts[1])_by_\(label){\(label)=\"\(last)\"}"
     }
 

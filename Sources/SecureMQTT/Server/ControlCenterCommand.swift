@@ -33,7 +33,7 @@ struct ControlCenterCommand: AsyncParsableCommand {
         let watch = TrustWatch(
             parts: parts, controlCenter: center,
             published: identified.published, logger: Logger(label: "trust"))
-        let renewal = try parts.makeRenewal(of: center, identified: identified, bus: bus)
+        let renewal = try parts.makeRenewal(of: center, desk: desk, identified: identified, bus: bus)
         try await runServices(
             [bus, center, desk, watch, renewal, parts.makeFleetWatch(controlCenter: center)],
             logger: Logger(label: "control-center"))

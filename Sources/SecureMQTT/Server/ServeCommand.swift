@@ -40,7 +40,7 @@ struct ServeCommand: AsyncParsableCommand {
         let watch = TrustWatch(
             parts: parts, broker: broker, controlCenter: center,
             published: identified.published, logger: Logger(label: "trust"))
-        let renewal = try parts.makeRenewal(of: center, identified: identified)
+        let renewal = try parts.makeRenewal(of: center, desk: desk, identified: identified)
         try await runServices(
             [
                 broker, ListeningNotice(broker: broker), center, desk, watch, renewal,

@@ -250,7 +250,7 @@ struct ServerParts: Sendable {
 
     /// Watches the control center's certificate and key: when they are replaced, it goes on under the new ones.
     func makeRenewal(
-        of center: ControlCenter, identified: Identified, bus: RenewableClientBus? = nil
+        of center: ControlCenter, desk: ControlDesk, identified: Identified, bus: RenewableClientBus? = nil
     ) throws -> RenewalService {
         let settings = try self.controlCenterSettings
         return RenewalService(
@@ -266,6 +266,7 @@ struct ServerParts: Sendable {
                         identity: identity, key: key, signer: try CertificateSigner(identity, key: key),
                         chain: [identity.certificate, identity.intermediate])
                     try await center.renew(renewed.signer, chain: renewed.chain.map(\.der))
+                    desk.renew(renewed.signer, chain: renewed.chain.map(\.der))
                     try bus?.replace(try self.clientConfiguration(renewed))
                 },
                 raise: { alarm in

@@ -38,11 +38,9 @@ struct TrustWatch: Service {
                     let former = marks
                     marks.look(self)
                     // The trust first: lists of new authorities are known only then.
-                    if isAsked || marks.trust != former.trust || marks.identity != former.identity {
-                        await self.reload(trustHasChanged: isAsked || marks.trust != former.trust)
-                    } else if marks.lists != former.lists {
-                        await self.reloadLists()
-                    }
+                    let isAll = isAsked || marks.trust != former.trust
+                    if isAll || marks.identity != former.identity { await self.reload(trustHasChanged: isAll) }
+                    if !isAll, marks.lists != former.lists { await self.reloadLists() }
                 }
                 group.cancelAll()
             }
@@ -52,10 +50,10 @@ struct TrustWatch: Service {
     private func reload(trustHasChanged: Bool) async {
         do {
             // Everything is read before anything is exchanged.
-            let lists = try self.trust.readRevocationLists()
             let tls = try self.broker.map { _ in try self.parts.makeBrokerTLS() }
-            let verifier = try self.parts.configuration.trust.makeVerifier()
             if trustHasChanged {
+                let lists = try self.trust.readRevocationLists()
+                let verifier = try self.trust.makeVerifier()
                 try self.parts.replaceTrust(lists)
                 try await self.controlCenter?.replaceTrust(verifier, published: self.published(lists))
             }

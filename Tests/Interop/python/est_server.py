@@ -147,7 +147,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.refuse(403, "token-other: this token is another's")
             with lock:
                 if used.setdefault(token, key_name) != key_name:
-                    return self.refuse(401, "token-used: this token was used by another key")
+                    return self.refuse(409, "token-used: this token was used by another key")
             what = token
         elif self.path == "/.well-known/est/simplereenroll":
             der = self.connection.getpeercert(binary_form=True)

@@ -78,8 +78,6 @@ while options.await_rate is not None and rate != options.await_rate:
     time.sleep(0.01)
 if client._thread is None or not client._thread.is_alive():
     sys.exit("the network thread died")
-# Whoever runs it says when it may go.
-sys.stdin.read() if os.environ.get("LICORE_STAY") else None
 client.loop_stop()
 client.disconnect()
 print("done", flush=True)

@@ -207,11 +207,6 @@ struct Broker {
         self.sessions[client]?.queue.shuffle(using: &dice)
     }
 
-    mutating func dropFromQueue(of client: Client) {
-        guard self.sessions[client]?.queue.isEmpty == false else { return }
-        self.sessions[client]?.queue.removeLast()
-    }
-
     /// In the order of their numbers, so that a run does not depend on the order of a dictionary.
     private func subscribers(of topic: String) -> [Client] {
         self.sessions.keys.sorted().filter { client in

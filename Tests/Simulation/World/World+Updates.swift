@@ -50,7 +50,7 @@ extension World {
                 }
                 let auditor = envelope.issuer
                 try self.center.updates.commit { $0.link(result, of: auditor) }
-                if UpdateOutcome(result).isOnlyLate { dispatcher.refusedAsLate(result.update, by: auditor) }
+                if result.isOnlyLate { dispatcher.refusedAsLate(result.update, by: auditor) }
             }
             self.center.linked = statements.count
             let outgoing = try dispatcher.work(
