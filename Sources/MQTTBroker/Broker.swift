@@ -18,7 +18,8 @@ import Synchronization
 /// What it does: mutual TLS 1.3, sessions owned by (TLS identity, client identifier), all QoS levels, retained
 /// messages, wills, shared subscriptions, takeover, keep-alive, limits on everything that a client can make grow:
 /// both standards to the letter. Extended authentication is refused, for the certificate says who it is. Sessions
-/// are in memory, and with ``BrokerConfiguration/store`` on disk too. All sessions live on one event loop.
+/// are in memory, and with ``BrokerConfiguration/store`` on disk too. All sessions live on one event loop; sockets and
+/// TLS on that too, or on others (``BrokerConfiguration/threads``).
 ///
 /// **Slow consumers**: a client that does not take what it is sent gets no messages of QoS 0 meanwhile (they
 /// are dropped and counted), and the others are queued. When the queue is full, new ones are dropped and
@@ -71,6 +72,9 @@ public final class Broker: Service {
                 logger: logger), eventLoop: eventLoop)
     }
 
+    /// ``BrokerConfiguration/threads`` that suit this machine: all cores but one, and at most 4.
+    public static var defaultThreads: Int { max(1, min(4, System.coreCount - 1)) }
+
     deinit {
         self.bound.fail(BrokerError(.closed, "the broker was never run"))
         self.end.succeed(())
@@ -88,11 +92,16 @@ public final class Broker: Service {
     public func run() async throws {
         let eventLoop = self.eventLoop
         let core = self.core
+        let threads = self.configuration.threads
+        let others = threads > 1 ? MultiThreadedEventLoopGroup(numberOfThreads: threads - 1) : nil
         var servers: [any Channel] = []
         do {
-            for listener in self.configuration.listeners { servers.append(try await self.listen(listener)) }
+            for listener in self.configuration.listeners {
+                servers.append(try await self.listen(listener, others ?? eventLoop))
+            }
         } catch {
             for server in servers { try? await server.close().get() }
+            try? await others?.shutdownGracefully()
             self.bound.fail(error)
             throw error
         }
@@ -123,6 +132,8 @@ public final class Broker: Service {
         for server in servers { try? await server.close().get() }
         for (socket, identity) in sockets { socket.remove(identity) }
         try? await eventLoop.submit { core.value.shutDown() }.get()
+        // What was written last is with the system by now: this closes what is left.
+        try? await others?.shutdownGracefully()
         await self.closeStore()
         try ended.get()
     }
@@ -141,9 +152,12 @@ public final class Broker: Service {
     private static let withoutTLS = BrokerError(
         .configuration, "a TLS listener needs certificates and somebody who admits peers")
 
-    private func listen(_ listener: BrokerConfiguration.Listener) async throws -> any Channel {
+    /// - Parameter loops: of the sockets.
+    private func listen(
+        _ listener: BrokerConfiguration.Listener, _ loops: any EventLoopGroup
+    ) async throws -> any Channel {
         let slow = self.configuration.limits.slowConsumerBytes
-        var bootstrap = ServerBootstrap(group: self.eventLoop)
+        var bootstrap = ServerBootstrap(group: self.eventLoop, childGroup: loops)
             .serverChannelOption(.backlog, value: 1_024)
             // One read a turn: what is left is read when everybody else has been.
             .childChannelOption(.maxMessagesPerRead, value: 1)
@@ -173,59 +187,81 @@ public final class Broker: Service {
     ) -> EventLoopFuture<Void> {
         switch listener.kind {
         case .tls:
-            return channel.eventLoop.makeCompletedFuture { _ = try self.secure(channel, listener) }
+            return self.secure(channel, listener) { _ in }
         case .webSocket(_, _, let policy):
-            return channel.eventLoop.makeCompletedFuture {
+            return self.secure(channel, listener) { connection in
                 try WebSocketUpgrade.install(
-                    in: channel.pipeline.syncOperations, before: try self.secure(channel, listener), policy: policy,
+                    in: channel.pipeline.syncOperations, before: connection, policy: policy,
                     maximumFrame: self.configuration.limits.maximumPacketSize, eventLoop: channel.eventLoop)
             }
         case .plaintext(_, let identify):
-            return channel.eventLoop.makeCompletedFuture {
-                try channel.pipeline.syncOperations.addHandler(
-                    ConnectionHandler(
-                        core: self.core.value, origin: Origin(channel.remoteAddress), tls: nil, identify: identify))
+            return self.connect(channel, origin: Origin(channel.remoteAddress), identify: identify) {
+                try channel.pipeline.syncOperations.addHandler($0(nil))
             }
         case .unix(_, let identify):
-            return UnixSocket.peer(of: channel).flatMapThrowing { [core = self.core] local in
+            return UnixSocket.peer(of: channel).flatMap { local in
                 let peer = local.flatMap(identify)
-                try channel.pipeline.syncOperations.addHandler(
-                    ConnectionHandler(
-                        core: core.value, origin: local.map(Origin.init(local:)) ?? Origin(nil), tls: nil,
-                        identify: { _ in peer }))
+                let origin = local.map(Origin.init(local:)) ?? Origin(nil)
+                return self.connect(channel, origin: origin, identify: { _ in peer }) {
+                    try channel.pipeline.syncOperations.addHandler($0(nil))
+                }
             }
         }
     }
 
     /// TLS, before it a load balancer's header where one is due, and behind it the connection.
     private func secure(
-        _ channel: any Channel, _ listener: BrokerConfiguration.Listener
-    ) throws -> ConnectionHandler {
+        _ channel: any Channel, _ listener: BrokerConfiguration.Listener,
+        then install: @escaping @Sendable (ConnectionHandler) throws -> Void
+    ) -> EventLoopFuture<Void> {
         guard let context = self.context.withLock({ $0 }), let admission = self.configuration.admission else {
-            throw Self.withoutTLS
+            return channel.eventLoop.makeFailedFuture(Self.withoutTLS)
         }
-        let pipeline = channel.pipeline.syncOperations
-        var configuration = NIOSSLServerHandler.Configuration()
-        // Thousands of clients are idle most of the time: none keeps a large buffer.
-        configuration.maximumPreservedOutboundBufferCapacity = 2_048
         let origin = Origin(channel.remoteAddress)
-        let verification = self.configuration.verification.flatMap { $0.isNeeded() ? $0 : nil }
-        let tls = NIOSSLServerHandler(
-            context: context,
-            customVerificationCallback: verification?.callback { [logger = self.logger] error in
-                logger.notice(
-                    "client certificate refused", metadata: ["at": "\(origin)", "reason": "\(error)"])
-            },
-            configuration: configuration)
         let balancer = origin.address.flatMap { address in
             listener.balancers.contains { $0.contains(address) } ? address : nil
         }
-        let connection = ConnectionHandler(
-            core: self.core.value, origin: balancer == nil ? origin : nil, tls: (tls, admission), identify: nil)
-        if let balancer { try pipeline.addHandler(ProxyHeaderHandler(connection: connection, balancer: balancer)) }
-        try pipeline.addHandler(tls)
-        try pipeline.addHandler(connection)
-        return connection
+        return self.connect(channel, origin: balancer == nil ? origin : nil, admission: admission) { makeHandler in
+            let pipeline = channel.pipeline.syncOperations
+            var configuration = NIOSSLServerHandler.Configuration()
+            // Thousands of clients are idle most of the time: none keeps a large buffer.
+            configuration.maximumPreservedOutboundBufferCapacity = 2_048
+            let verification = self.configuration.verification.flatMap { $0.isNeeded() ? $0 : nil }
+            let tls = NIOSSLServerHandler(
+                context: context,
+                customVerificationCallback: verification?.callback { [logger = self.logger] error in
+                    logger.notice(
+                        "client certificate refused", metadata: ["at": "\(origin)", "reason": "\(error)"])
+                },
+                configuration: configuration)
+            let handler = makeHandler(tls)
+            if let balancer { try pipeline.addHandler(ProxyHeaderHandler(connection: handler, balancer: balancer)) }
+            try pipeline.addHandler(tls)
+            try pipeline.addHandler(handler)
+            try install(handler)
+        }
+    }
+
+    /// Makes a connection on the loop of the sessions, and then its handlers on the channel's.
+    ///
+    /// - Parameter install: is given what makes the connection's own handler, behind TLS if there is to be TLS.
+    private func connect(
+        _ channel: any Channel, origin: Origin?, admission: PeerAdmission? = nil,
+        identify: (@Sendable (Connect) -> PeerIdentity?)? = nil,
+        install: @escaping @Sendable (_ makeHandler: (NIOSSLServerHandler?) -> ConnectionHandler) throws -> Void
+    ) -> EventLoopFuture<Void> {
+        let (core, eventLoop) = (self.core, self.eventLoop)
+        let socket = Socket(
+            channel, eventLoop: eventLoop, capacity: self.configuration.limits.slowConsumerBytes)
+        let make: @Sendable () -> NIOLoopBound<Connection> = {
+            let connection = Connection(
+                core: core.value, socket: socket, origin: origin, admission: admission, identify: identify)
+            return NIOLoopBound(connection, eventLoop: eventLoop)
+        }
+        let made = socket.isNear ? eventLoop.makeSucceededFuture(make()) : eventLoop.submit(make)
+        return made.hop(to: channel.eventLoop).flatMapThrowing { connection in
+            try install { ConnectionHandler(connection, socket: socket, tls: $0) }
+        }
     }
 
     /// Opens a session of this process, with its subscriptions. Before or after ``run()`` has begun.

@@ -107,6 +107,11 @@ public struct BrokerConfiguration: Sendable {
     /// Where all sessions live; one of the process's shared loops unless given.
     public var eventLoop: (any EventLoop)?
 
+    /// Threads of the broker, at least 1. With one, sockets and TLS share the loop of the sessions, which costs the
+    /// least CPU for each message. With more, they have all others to themselves, which are made for them: TLS, by far
+    /// the most expensive part, then takes as many cores, and the sessions one.
+    public var threads = 1
+
     public init(
         listeners: [Listener], tls: BrokerTLS? = nil, admission: PeerAdmission? = nil,
         verification: PeerVerification? = nil, authorizer: any Authorizer = TopicTableAuthorizer(),
@@ -172,7 +177,7 @@ public struct PeerVerification: Sendable {
     let isNeeded: @Sendable () -> Bool
     let verify: @Sendable (_ chain: [[UInt8]]) throws -> Void
 
-    /// Both are called on the event loop.
+    /// Both are called on event loops, several at once if the broker has several.
     ///
     /// - Parameters:
     ///   - isNeeded: asked for each connection; when false, the TLS library verifies as it always does.

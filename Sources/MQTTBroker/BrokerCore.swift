@@ -33,15 +33,15 @@ final class BrokerCore {
 
     private let observer: (@Sendable (BrokerEvent) -> Void)?
     private let logger: Logger
-    private var connections: [ConnectionHandler?] = []
+    private var connections: [Connection?] = []
     /// Every handler, with a session or not, for deadlines and shutdown.
-    private var handlers: [ObjectIdentifier: ConnectionHandler] = [:]
+    private var handlers: [ObjectIdentifier: Connection] = [:]
     private var inProcess: [Int: LocalSession] = [:]
     private var nextInProcess = 1
-    private var dirty: [ConnectionHandler] = []
+    private var dirty: [Connection] = []
     private var dirtyInProcess: [Int] = []
     /// Connections with packets left over from their last turn, in order.
-    private var line: [ConnectionHandler] = []
+    private var line: [Connection] = []
     private var isTurnScheduled = false
     /// Whether anybody took the broker's figures when they were last published.
     private var hasReaders = false
@@ -109,13 +109,13 @@ final class BrokerCore {
     // MARK: Connections
 
     /// - Returns: `false` if there are too many.
-    func add(_ handler: ConnectionHandler) -> Bool {
+    func add(_ handler: Connection) -> Bool {
         guard self.handlers.count < self.limits.maximumConnections, !self.isShuttingDown else { return false }
         self.handlers[ObjectIdentifier(handler)] = handler
         return true
     }
 
-    func remove(_ handler: ConnectionHandler) {
+    func remove(_ handler: Connection) {
         self.handlers[ObjectIdentifier(handler)] = nil
     }
 
@@ -127,7 +127,7 @@ final class BrokerCore {
     }
 
     func connect(
-        _ packet: Connect, peer: PeerIdentity, handler: ConnectionHandler
+        _ packet: Connect, peer: PeerIdentity, handler: Connection
     ) -> Router.ConnectOutcome {
         let outcome = self.router.connect(packet, peer: peer) {
             self.assignedClientIDs += 1
@@ -201,7 +201,7 @@ final class BrokerCore {
         self.router.actions.removeAll(keepingCapacity: true)
     }
 
-    private func handler(_ id: ConnectionID) -> ConnectionHandler? {
+    private func handler(_ id: ConnectionID) -> Connection? {
         guard id.index < self.connections.count, let handler = self.connections[id.index], handler.id == id else {
             return nil
         }
@@ -210,7 +210,7 @@ final class BrokerCore {
 
     // MARK: Flushing
 
-    func markDirty(_ handler: ConnectionHandler) {
+    func markDirty(_ handler: Connection) {
         self.dirty.append(handler)
         self.scheduleFlush()
     }
@@ -224,7 +224,7 @@ final class BrokerCore {
     }
 
     /// Takes the connection's next turn when everybody else has had theirs.
-    func standInLine(_ handler: ConnectionHandler) {
+    func standInLine(_ handler: Connection) {
         self.line.append(handler)
         self.scheduleTurn()
     }
@@ -239,7 +239,7 @@ final class BrokerCore {
     }
 
     private func takeTurns() {
-        var turns: [ConnectionHandler] = []
+        var turns: [Connection] = []
         swap(&turns, &self.line)
         for handler in turns { handler.takeTurn() }
         self.flushAll()
@@ -251,7 +251,7 @@ final class BrokerCore {
     private func flushAll() {
         self.isFlushScheduled = false
         self.appendChanges()
-        var handlers: [ConnectionHandler] = []
+        var handlers: [Connection] = []
         swap(&handlers, &self.dirty)
         for handler in handlers { handler.flush() }
         handlers.removeAll(keepingCapacity: true)

@@ -9,6 +9,7 @@ struct RetainedStore {
     }
 
     private var entries: [TopicName: Entry] = [:]
+    private var topics = TopicTree()
     private var bytes = 0
 
     /// Keeps a message; an empty payload removes what is there.
@@ -18,16 +19,14 @@ struct RetainedStore {
         let size = message.size
         let old = self.entries[message.topic]?.message.size
         guard message.payload.readableBytes > 0 else {
-            self.entries[message.topic] = nil
-            self.bytes -= old ?? 0
+            self.remove(message.topic)
             return true
         }
         guard self.entries.count - (old == nil ? 0 : 1) < limits.maximumRetainedMessages,
             self.bytes - (old ?? 0) + size <= limits.maximumRetainedBytes
         else { return false }
         message.keep()
-        self.bytes += size - (old ?? 0)
-        self.entries[message.topic] = Entry(message: message, qos: qos)
+        self.put(message, qos)
         return true
     }
 
@@ -38,13 +37,27 @@ struct RetainedStore {
             else { return [] }
             return [entry]
         }
-        return self.entries.values.filter { filter.matches($0.message.topic) && !$0.message.hasExpired(now) }
+        return self.topics.matching(filter).compactMap { self.entries[$0] }.filter { !$0.message.hasExpired(now) }
     }
 
     /// Takes up one that a former process stored, whatever the limits are now.
     mutating func restore(_ message: Message, qos: QoS) {
+        self.put(message, qos)
+    }
+
+    private mutating func put(_ message: Message, _ qos: QoS) {
+        if let old = self.entries.updateValue(Entry(message: message, qos: qos), forKey: message.topic) {
+            self.bytes -= old.message.size
+        } else {
+            self.topics.insert(message.topic)
+        }
         self.bytes += message.size
-        self.entries[message.topic] = Entry(message: message, qos: qos)
+    }
+
+    private mutating func remove(_ topic: TopicName) {
+        guard let old = self.entries.removeValue(forKey: topic) else { return }
+        self.bytes -= old.message.size
+        self.topics.remove(topic)
     }
 
     func contains(_ topic: TopicName) -> Bool { self.entries[topic] != nil }
@@ -53,7 +66,7 @@ struct RetainedStore {
     mutating func removeExpired(now: UInt64) -> [TopicName] {
         var removed: [TopicName] = []
         for (topic, entry) in self.entries where entry.message.hasExpired(now) { removed.append(topic) }
-        for topic in removed { self.bytes -= self.entries.removeValue(forKey: topic)?.message.size ?? 0 }
+        for topic in removed { self.remove(topic) }
         return removed
     }
 }

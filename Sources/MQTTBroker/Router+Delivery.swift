@@ -83,7 +83,7 @@ extension Router {
                     session.number, place: outgoing.place,
                     StoredDelivery(
                         message: self.stored(outgoing.message), qos: outgoing.qos, retain: outgoing.retain,
-                        subscriptionIDs: outgoing.subscriptionIDs)))
+                        subscriptionIDs: outgoing.subscriptionIDs, share: outgoing.share?.filter)))
         }
         session.enqueue(outgoing)
         self.pump(session.index)

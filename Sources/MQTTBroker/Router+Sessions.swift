@@ -73,6 +73,7 @@ extension Router {
             return message
         }
         for (stored, qos) in state.retained { self.retained.restore(message(stored), qos: qos) }
+        var restored: [(Session, [StoredState.Delivery])] = []
         for stored in state.sessions {
             let session = Session(
                 key: SessionKey(
@@ -84,8 +85,8 @@ extension Router {
             session.will = stored.session.will
             session.detach(at: stored.session.leftAt.map(UnixClock.milliseconds) ?? self.now)
             for packetID in stored.received { session.received[packetID] = Session.Received() }
-            for delivery in stored.deliveries { session.restore(delivery, message(delivery.delivery.message)) }
             let index = self.addSession(session)
+            restored.append((session, stored.deliveries))
             if stored.session.leftAt == nil {
                 self.persist(.leaveSession(session.number, at: UnixClock.seconds(self.now)))
             }
@@ -97,6 +98,14 @@ extension Router {
                 } else {
                     self.persist(.unsubscribe(session.number, subscription.filter))
                 }
+            }
+        }
+        // Now that all shared subscriptions have their members.
+        for (session, deliveries) in restored {
+            for delivery in deliveries {
+                session.restore(
+                    delivery, message(delivery.delivery.message),
+                    share: delivery.delivery.share.flatMap { self.shares[$0] })
             }
         }
     }

@@ -244,11 +244,13 @@ package final class Session {
     }
 
     /// Takes up what a former process stored, in the order of the places.
-    func restore(_ delivery: StoredState.Delivery, _ message: Message) {
+    ///
+    /// - Parameter share: by which it came here, if that still exists.
+    func restore(_ delivery: StoredState.Delivery, _ message: Message, share: Share?) {
         self.nextPlace = delivery.place + 1
         let outgoing = Outgoing(
             message: message, qos: delivery.delivery.qos, retain: delivery.delivery.retain,
-            subscriptionIDs: delivery.delivery.subscriptionIDs, place: delivery.place)
+            subscriptionIDs: delivery.delivery.subscriptionIDs, share: share, place: delivery.place)
         guard let packetID = delivery.packetID else {
             self.enqueue(outgoing)
             return

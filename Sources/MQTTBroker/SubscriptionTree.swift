@@ -34,7 +34,7 @@ package struct SubscriptionTree {
     package private(set) var generation: UInt64 = 0
 
     private struct Node {
-        var children: [Level: Int] = [:]
+        var children: [TopicLevel: Int] = [:]
         var plus: Int?
         /// Subscriptions that end here.
         var exact: [Entry] = []
@@ -51,26 +51,6 @@ package struct SubscriptionTree {
         return levels <= Self.maximumLevels
     }
 
-    /// Split by bytes: a slash and what combines with it are two characters of the topic, and one of Swift's.
-    private static func levels(_ text: Substring) -> [Level] {
-        text.utf8.split(separator: UInt8(ascii: "/"), omittingEmptySubsequences: false).map { Level($0) }
-    }
-
-    /// A level of a topic, compared by its bytes.
-    private struct Level: Hashable {
-        let text: String
-
-        /// A level's bytes, between two slashes: text, since the whole is and a slash is one byte.
-        init(_ bytes: Substring.UTF8View) { self.text = String(Substring(bytes)) }
-
-        var isMulti: Bool { self.text.utf8.elementsEqual(CollectionOfOne(UInt8(ascii: "#"))) }
-        var isPlus: Bool { self.text.utf8.elementsEqual(CollectionOfOne(UInt8(ascii: "+"))) }
-
-        static func == (a: Level, b: Level) -> Bool { a.text.hasSameBytes(as: b.text) }
-
-        func hash(into hasher: inout Hasher) { self.text.hashBytes(into: &hasher) }
-    }
-
     private var nodes: [Node] = [Node()]
     private var free: [Int] = []
 
@@ -80,7 +60,7 @@ package struct SubscriptionTree {
     package mutating func insert(_ entry: Entry, _ filter: TopicFilter) {
         self.generation += 1
         var node = 0
-        for level in Self.levels(filter.pattern) {
+        for level in TopicLevel.split(filter.pattern) {
             if level.isMulti {
                 Self.replace(entry, in: &self.nodes[node].multi)
                 return
@@ -100,11 +80,11 @@ package struct SubscriptionTree {
 
     private mutating func remove(session: Int, share: Share?, _ filter: TopicFilter) {
         self.generation += 1
-        self.remove(session, share, Self.levels(filter.pattern)[...], from: 0)
+        self.remove(session, share, TopicLevel.split(filter.pattern)[...], from: 0)
     }
 
     private mutating func remove(
-        _ session: Int, _ share: Share?, _ levels: ArraySlice<Level>, from node: Int
+        _ session: Int, _ share: Share?, _ levels: ArraySlice<TopicLevel>, from node: Int
     ) {
         guard let level = levels.first else {
             self.nodes[node].exact.removeAll { $0.isOf(session, share) }
@@ -127,13 +107,13 @@ package struct SubscriptionTree {
     /// overlapping ones.
     package func forEachMatch(_ topic: TopicName, _ body: (Entry) -> Void) {
         self.match(
-            Self.levels(topic.rawValue[...])[...], node: 0, isFirst: true,
+            TopicLevel.split(topic.rawValue[...])[...], node: 0, isFirst: true,
             isSystem: topic.rawValue.utf8.first == UInt8(ascii: "$"),
             body)
     }
 
     private func match(
-        _ levels: ArraySlice<Level>, node: Int, isFirst: Bool, isSystem: Bool, _ body: (Entry) -> Void
+        _ levels: ArraySlice<TopicLevel>, node: Int, isFirst: Bool, isSystem: Bool, _ body: (Entry) -> Void
     ) {
         let wildcardsMatch = !(isFirst && isSystem)
         if wildcardsMatch { self.nodes[node].multi.forEach(body) }
@@ -157,7 +137,7 @@ package struct SubscriptionTree {
         }
     }
 
-    private mutating func child(_ level: Level, of node: Int) -> Int {
+    private mutating func child(_ level: TopicLevel, of node: Int) -> Int {
         if let child = self.nodes[node].children[level] { return child }
         let new = self.make()
         self.nodes[node].children[level] = new

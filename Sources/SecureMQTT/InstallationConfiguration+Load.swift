@@ -69,6 +69,7 @@ extension InstallationConfiguration {
             store: values.path(.brokerStore),
             durability: try values.choice(.brokerDurability, default: .safe),
             allowTLS12: try values.bool(.brokerAllowTLS12, default: false),
+            threads: try values.int(.brokerThreads, 0...1_024, default: 0),
             limits: try Self.brokerLimits(values),
             webSocketPort: try values.int(.brokerWebSocketPort, 0...65_535),
             webSocketPath: try values.webSocketPath() ?? "/mqtt",

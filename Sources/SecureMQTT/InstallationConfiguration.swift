@@ -43,6 +43,7 @@ struct InstallationConfiguration: Sendable {
         case brokerStore = "broker.store"
         case brokerDurability = "broker.durability"
         case brokerAllowTLS12 = "broker.allow-tls12"
+        case brokerThreads = "broker.threads"
         case brokerMaxConnections = "broker.max-connections"
         case brokerMaxPacketSize = "broker.max-packet-size"
         case brokerMaxQueuedMessages = "broker.max-queued-messages"
@@ -202,6 +203,8 @@ struct BrokerSettings: Sendable {
     let durability: BrokerDurability
     /// Accept TLS 1.2. Default false: 1.3 only.
     let allowTLS12: Bool
+    /// Event loops; 0, the default, for what suits this machine (``Broker/defaultThreads``).
+    let threads: Int
     /// Defaults are those of ``BrokerLimits``.
     let limits: BrokerLimits
     /// A port for MQTT over WebSocket, at the same address; nil, the default, for none.

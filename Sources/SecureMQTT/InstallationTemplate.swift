@@ -47,6 +47,8 @@ enum InstallationTemplate {
           #socket-operators: [1000=mona]
           # Load balancers that send a PROXY header, version 2. From elsewhere it is not believed.
           #balancers: [10.0.0.0/8]
+          # One for the sessions, the others for TLS and sockets; 1: all on one; 0: what suits this machine.
+          #threads: 0
           #max-connections: 10000
           # Of one address (IPv6: one /64) and of one identity: at once, and new ones a second. Rates of 0: any.
           #max-connections-per-address: 4096

@@ -26,9 +26,9 @@ import Testing
 
     @Test(
         "A session, its subscriptions, what waits in it and retained messages are there after a restart",
-        arguments: BrokerDurability.allCases)
-    func restart(durability: BrokerDurability) async throws {
-        try await TestBroker.with(self.configuration(durability)) { broker in
+        arguments: BrokerDurability.allCases, TestBroker.threads)
+    func restart(durability: BrokerDurability, threads: Int) async throws {
+        try await TestBroker.with(self.configuration(durability), threads: [threads]) { broker in
             let (subscriber, connAck) = try await broker.connect("s", cleanStart: false, properties: Self.keeps)
             #expect(!connAck.sessionPresent)
             #expect(try await subscriber.subscribe("t/#", qos: .exactlyOnce) == [.grantedQoS2])
@@ -39,7 +39,7 @@ import Testing
             try await publisher.publish("r/1", "retained", id: 2, retain: true)
             #expect(try await publisher.expectPubAck().packetID == 2)
         }
-        try await TestBroker.with(self.configuration(durability)) { broker in
+        try await TestBroker.with(self.configuration(durability), threads: [threads]) { broker in
             let (publisher, _) = try await broker.connect("p")
             try await publisher.publish("t/2", "later", id: 1)
             #expect(try await publisher.expectPubAck().packetID == 1)
@@ -56,9 +56,11 @@ import Testing
         }
     }
 
-    @Test("On a full disk acknowledgements and publishers wait, and go on when there is room")
-    func fullDisk() async throws {
-        try await TestBroker.with(self.configuration()) { broker in
+    @Test(
+        "On a full disk acknowledgements and publishers wait, and go on when there is room",
+        arguments: TestBroker.threads)
+    func fullDisk(threads: Int) async throws {
+        try await TestBroker.with(self.configuration(), threads: [threads]) { broker in
             let store = try #require(broker.broker.sessionStore)
             let (subscriber, _) = try await broker.connect("s", cleanStart: false, properties: Self.keeps)
             try await subscriber.subscribe("t")

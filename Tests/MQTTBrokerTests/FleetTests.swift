@@ -38,7 +38,9 @@ struct FleetTests {
         try Fleet([try self.member("mona"), try self.member("database_licore", kind: .databaseClient)])
     }
 
-    private func withBroker(_ register: FleetRegister, _ body: (TestBroker) async throws -> Void) async throws {
+    private func withBroker(
+        _ register: FleetRegister, threads: [Int] = TestBroker.threads, _ body: (TestBroker) async throws -> Void
+    ) async throws {
         let now: @Sendable () -> UnixTime = { TestPKI.currentTime() }
         let verifier = try IdentityVerifier(
             trustDomain: self.pki.trustDomain, roots: [self.pki.root.certificate],
@@ -51,7 +53,7 @@ struct FleetTests {
                 admission: PeerAdmission(gate: try self.pki.gate(), fleet: register, now: now),
                 verification: PeerVerification(
                     trustDomain: verifier.trustDomain, fleet: register, verifier: { verifier }, now: now),
-                authorizer: FleetAuthorizer(register, now: now)), body)
+                authorizer: FleetAuthorizer(register, now: now)), threads: threads, body)
     }
 
     private func connect(
@@ -188,11 +190,13 @@ struct FleetTests {
         }
     }
 
-    @Test("nobody but the pinned certificate publishes on a LiCore auditor's topic, not even its namesake of ours")
-    func namesake() async throws {
+    @Test(
+        "nobody but the pinned certificate publishes on a LiCore auditor's topic, not even its namesake of ours",
+        arguments: TestBroker.threads)
+    func namesake(threads: Int) async throws {
         let fleet = try Fleet([try self.member("ours", certificate: "mona")])
         let register = FleetRegister(fleet)
-        try await self.withBroker(register) { broker in
+        try await self.withBroker(register, threads: [threads]) { broker in
             let own = try await self.connect(broker, try self.pki.auditor("ours"))
             _ = try await own.expectConnAck()
             try await own.publish("audits/measures/ours", id: 1)
@@ -215,10 +219,12 @@ struct FleetTests {
         }
     }
 
-    @Test("a live connection ends with its pin; a resumed TLS session does not bring it back")
-    func endsAndResumes() async throws {
+    @Test(
+        "a live connection ends with its pin; a resumed TLS session does not bring it back",
+        arguments: TestBroker.threads)
+    func endsAndResumes(threads: Int) async throws {
         let register = FleetRegister(try self.fleet())
-        try await self.withBroker(register) { broker in
+        try await self.withBroker(register, threads: [threads]) { broker in
             var input = ByteBuffer()
             try Packet.connect(Connect(version: .v5_0, clientID: "c")).encode(into: &input, version: .v5_0)
             try Packet.disconnect(Disconnect()).encode(into: &input, version: .v5_0)

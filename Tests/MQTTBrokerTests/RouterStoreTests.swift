@@ -196,6 +196,36 @@ struct RouterStoreTests {
         #expect(harness.take() == ["+remove 4", "+open 5 for 10"])
     }
 
+    @Test("What came by a shared subscription goes to another member when its session ends, after a restart too")
+    func share() throws {
+        let filter = try TopicFilter("$share/g/t")
+        func session(_ number: UInt64, _ name: String, expiry: UInt32) throws -> StoredState.Session {
+            var session = StoredState.Session(
+                session: StoredSession(
+                    number: number, peer: try auditor(name), clientID: "c", expiry: expiry, leftAt: 1_000))
+            session.subscriptions = [(Subscription(filter: filter, maximumQoS: .atLeastOnce), identifier: nil)]
+            return session
+        }
+        var leaving = try session(1, "a", expiry: 10)
+        for (number, share) in [(3, filter), (4, nil)] as [(UInt64, TopicFilter?)] {
+            let message = StoredMessage(
+                number: number, topic: try TopicName("t"), payload: ByteBuffer(string: "m\(number)"), properties: [],
+                sender: nil, expiry: nil)
+            leaving.deliveries.append(
+                StoredState.Delivery(
+                    place: number,
+                    delivery: StoredDelivery(
+                        message: message, qos: .atLeastOnce, retain: false, subscriptionIDs: [], share: share),
+                    packetID: nil, isReleased: false))
+        }
+        var state = StoredState()
+        state.sessions = [leaving, try session(2, "b", expiry: 100)]
+        state.nextNumber = 5
+        var harness = Harness(restoring: state, now: 1_005)
+        harness.router.advance(to: 1_020)
+        #expect(harness.take() == ["+remove 1", "+enqueue 2/1 m3 q1"])
+    }
+
     @Test("PUBREC waits for the control center and then for the store, so that nothing is lost between them")
     func settlement() throws {
         var harness = Harness(restoring: StoredState())

@@ -36,6 +36,7 @@ private func text(_ session: UInt64, _ subscription: Subscription, _ identifier:
 private func text(_ session: UInt64, _ delivery: StoredState.Delivery) -> String {
     "\(session) has \(delivery.place) \(delivery.packetID.map(String.init) ?? "-") \(delivery.isReleased) "
         + "\(delivery.delivery.qos) \(delivery.delivery.retain) \(delivery.delivery.subscriptionIDs) "
+        + "\(delivery.delivery.share?.rawValue ?? "-") "
         + text(delivery.delivery.message)
 }
 
@@ -46,6 +47,8 @@ private func text(_ message: StoredMessage) -> String {
 
 /// Makes changes as a router does.
 struct StoreTraffic {
+    /// Whether some messages come by a shared subscription.
+    var isSharing = true
     private var model = StoreModel()
     /// What a store should hold now.
     var lines: [String] { MQTTBrokerTests.lines(of: self.model.state) }
@@ -135,7 +138,8 @@ struct StoreTraffic {
                 StoredDelivery(
                     message: message, qos: Bool.random(using: &self.random) ? .atLeastOnce : .exactlyOnce,
                     retain: Bool.random(using: &self.random),
-                    subscriptionIDs: Bool.random(using: &self.random) ? [] : [1, 268_435_455]))
+                    subscriptionIDs: Bool.random(using: &self.random) ? [] : [1, 268_435_455],
+                    share: !self.isSharing || Bool.random(using: &self.random) ? nil : try TopicFilter("$share/g/t/+")))
         case 52..<62:
             return place.map { .send(number, place: $0, packetID: packetID) } ?? .forget(number, packetID: packetID)
         case 62..<66: return place.map { .release(number, place: $0) } ?? .forget(number, packetID: packetID)

@@ -54,7 +54,7 @@ import Testing
         #expect(try store.pragma("synchronous") == "2")
         #expect(try store.pragma("journal_mode") == "wal")
         #expect(try store.pragma("application_id") == "\(0x534D_4231)")
-        #expect(try store.pragma("user_version") == "1")
+        #expect(try store.pragma("user_version") == "2")
         var traffic = StoreTraffic(seed: 1)
         try await store.commit([.openSession(try traffic.session())])
         #expect(try self.permissions(self.directory) == 0o700)
@@ -222,10 +222,11 @@ import Testing
     // MARK: Damage
 
     /// A closed store with a bit of everything in it, and what it holds.
-    private func specimen() async throws -> (bytes: [UInt8], lines: [String]) {
+    private func specimen(sharing: Bool = true) async throws -> (bytes: [UInt8], lines: [String]) {
         let store = try self.open()
         _ = try store.load()
         var traffic = StoreTraffic(seed: 8)
+        traffic.isSharing = sharing
         for _ in 0..<10 { try await store.commit(try (0..<60).map { _ in try traffic.next() }) }
         store.close()
         return (try self.bytes(self.file), traffic.lines)
@@ -349,7 +350,22 @@ import Testing
         }
     }
 
-    @Test(arguments: ["PRAGMA user_version = 2", "INSERT INTO grdb_migrations VALUES ('2')"])
+    @Test func `a store of version 1 is read as it is, and goes on as version 2`() async throws {
+        let (_, expected) = try await self.specimen(sharing: false)
+        let queue = try DatabaseQueue(path: self.file)
+        try await queue.writeWithoutTransaction { db in
+            try db.execute(
+                sql: """
+                    ALTER TABLE delivery DROP COLUMN share;
+                    DELETE FROM grdb_migrations WHERE identifier = '2';
+                    PRAGMA user_version = 1;
+                    """)
+        }
+        try queue.close()
+        for _ in 0..<2 { #expect(try self.outcome(self.directory).get() == expected) }
+    }
+
+    @Test(arguments: ["PRAGMA user_version = 3", "INSERT INTO grdb_migrations VALUES ('3')"])
     func `a newer version's file is refused`(sql: String) async throws {
         _ = try await self.specimen()
         let queue = try DatabaseQueue(path: self.file)

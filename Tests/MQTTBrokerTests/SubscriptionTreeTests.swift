@@ -1,8 +1,39 @@
 import MQTT
 import MQTTBroker
+import TestSupport
 import Testing
 
 struct SubscriptionTreeTests {
+    @Test("Topics are found by exactly the filters that match them, however deep, and are gone once removed")
+    func topics() throws {
+        var random = SplitMix64(seed: 7)
+        func level(_ names: [String]) -> String { names[Int.random(in: 0..<names.count, using: &random)] }
+        func text(_ names: [String]) -> String {
+            let count = Bool.random(using: &random) ? Int.random(in: 1...4, using: &random) : 17
+            return (0..<count).map { $0 < 3 || $0 == 16 ? level(names) : "x" }.joined(separator: "/")
+        }
+        let names = ["", "a", "b", "$", "\u{301}x"]
+        var topics = Set(try (0..<300).map { _ in text(names) }.filter { !$0.isEmpty }.map { try TopicName($0) })
+        let filters =
+            try Set((0..<300).map { _ in text(names + ["+"]) }).filter { !$0.isEmpty }.flatMap {
+                [try TopicFilter($0), try TopicFilter($0 + "/#")]
+            } + [try TopicFilter("#"), try TopicFilter("+/#")]
+        var tree = TopicTree()
+        for topic in topics { tree.insert(topic) }
+        while !topics.isEmpty {
+            for filter in filters {
+                let found = tree.matching(filter)
+                #expect(Set(found).count == found.count)
+                #expect(Set(found) == topics.filter { filter.matches($0) }, "\(filter.rawValue)")
+            }
+            for topic in Array(topics.prefix(50)) {
+                topics.remove(topic)
+                tree.remove(topic)
+            }
+        }
+        for filter in filters { #expect(tree.matching(filter).isEmpty) }
+    }
+
     private static func entry(_ session: Int) -> SubscriptionTree.Entry {
         SubscriptionTree.Entry(
             session: session, qos: .atLeastOnce, noLocal: false, retainAsPublished: false, identifier: nil)

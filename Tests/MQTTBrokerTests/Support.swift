@@ -113,8 +113,22 @@ struct TestBroker {
             body)
     }
 
+    /// All on one event loop, and sockets on two others.
+    static let threads = [1, 3]
+
+    /// Runs `body` with each number of threads in turn: what must be new each time is made in it.
     static func with(
-        _ configuration: BrokerConfiguration, _ body: (TestBroker) async throws -> Void
+        _ configuration: BrokerConfiguration, threads: [Int] = Self.threads, _ body: (TestBroker) async throws -> Void
+    ) async throws {
+        for count in threads {
+            var configuration = configuration
+            configuration.threads = count
+            try await self.with(one: configuration, body)
+        }
+    }
+
+    private static func with(
+        one configuration: BrokerConfiguration, _ body: (TestBroker) async throws -> Void
     ) async throws {
         let events = EventLog()
         var configuration = configuration

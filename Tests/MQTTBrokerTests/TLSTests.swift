@@ -22,7 +22,7 @@ struct TLSTests {
     }
 
     private func withBroker(
-        gate: PeerGate? = nil, _ body: (TestBroker) async throws -> Void
+        gate: PeerGate? = nil, threads: [Int] = TestBroker.threads, _ body: (TestBroker) async throws -> Void
     ) async throws {
         let pki = self.pki
         let gate = try gate ?? pki.gate()
@@ -31,7 +31,7 @@ struct TLSTests {
         try await TestBroker.with(
             BrokerConfiguration(
                 listeners: [.tls(host: "127.0.0.1", port: 0)], tls: tls,
-                admission: PeerAdmission(gate: gate, now: { TestPKI.currentTime() })), body)
+                admission: PeerAdmission(gate: gate, now: { TestPKI.currentTime() })), threads: threads, body)
     }
 
     private func context(_ party: TestPKI.Party?) throws -> NIOSSLContext {
@@ -135,10 +135,10 @@ struct TLSTests {
         }
     }
 
-    @Test("A live connection ends when its certificate is revoked; others stay")
-    func revokedLive() async throws {
+    @Test("A live connection ends when its certificate is revoked; others stay", arguments: TestBroker.threads)
+    func revokedLive(threads: Int) async throws {
         let gate = try self.pki.gate()
-        try await self.withBroker(gate: gate) { broker in
+        try await self.withBroker(gate: gate, threads: [threads]) { broker in
             let victim = try await self.connect(broker, try self.pki.auditor("auditor-1"))
             _ = try await victim.next()
             let other = try await self.connect(broker, try self.pki.auditor("auditor-2"))
@@ -154,12 +154,12 @@ struct TLSTests {
 
     @Test(
         "A resumed TLS session is checked like any other: revoked in between, it is refused",
-        .enabled(if: OpenSSL.isInstalled))
-    func resumption() async throws {
+        .enabled(if: OpenSSL.isInstalled), arguments: TestBroker.threads)
+    func resumption(threads: Int) async throws {
         let gate = try self.pki.gate()
         let party = try self.pki.auditor("auditor-1")
         let files = try self.pki.write(party, to: self.directory.path)
-        try await self.withBroker(gate: gate) { broker in
+        try await self.withBroker(gate: gate, threads: [threads]) { broker in
             // CONNECT, then DISCONNECT, upon which the broker closes: the client has read its tickets by then.
             var input = ByteBuffer()
             try Packet.connect(Connect(version: .v5_0, clientID: "c")).encode(into: &input, version: .v5_0)

@@ -82,12 +82,17 @@ package struct StoredDelivery: Sendable {
     package var qos: QoS
     package var retain: Bool
     package var subscriptionIDs: [UInt32]
+    /// The shared subscription by which it came here.
+    package var share: TopicFilter?
 
-    package init(message: StoredMessage, qos: QoS, retain: Bool, subscriptionIDs: [UInt32]) {
+    package init(
+        message: StoredMessage, qos: QoS, retain: Bool, subscriptionIDs: [UInt32], share: TopicFilter? = nil
+    ) {
         self.message = message
         self.qos = qos
         self.retain = retain
         self.subscriptionIDs = subscriptionIDs
+        self.share = share
     }
 }
 

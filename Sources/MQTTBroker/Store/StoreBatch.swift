@@ -19,6 +19,7 @@ struct StoredPlace: Sendable, Equatable {
     var qos: QoS
     var retain: Bool
     var subscriptionIDs: [UInt32]
+    var share: TopicFilter?
     var packetID: UInt16?
     var isReleased: Bool
 }
@@ -105,7 +106,7 @@ struct StoreBatch {
             self.sessions[number]?.deliveries[place] = Delivery(
                 place: StoredPlace(
                     message: delivery.message.number, qos: delivery.qos, retain: delivery.retain,
-                    subscriptionIDs: delivery.subscriptionIDs, packetID: nil, isReleased: false),
+                    subscriptionIDs: delivery.subscriptionIDs, share: delivery.share, packetID: nil, isReleased: false),
                 isOnDisk: false)
         case .send(let number, let place, let packetID):
             try self.change(number, place, index, disk) { $0.packetID = packetID }

@@ -13,7 +13,7 @@ enum StoreFile {
     static let applicationID: UInt32 = 0x534D_4231
 
     /// Of the tables, as `user_version`.
-    static let version: UInt32 = 1
+    static let version: UInt32 = 2
 
     static let help = "see docs/durable-sessions.md"
 
@@ -185,6 +185,10 @@ enum StoreFile {
                         topic TEXT NOT NULL, message INTEGER NOT NULL, qos INTEGER NOT NULL, sum INTEGER NOT NULL,
                         PRIMARY KEY (topic)) WITHOUT ROWID;
                     """)
+        }
+        migrator.registerMigration("2") { db in
+            try db.execute(sql: "PRAGMA user_version = 2")
+            try db.execute(sql: "ALTER TABLE delivery ADD COLUMN share TEXT")
         }
         return migrator
     }

@@ -78,6 +78,8 @@ extension StoredPlace {
         sum.add(UInt64(bitPattern: self.options))
         sum.add(subscriptions)
         sum.add(self.packetID.map(UInt64.init))
+        // As rows had it that were written before there was this column.
+        if let share = self.share { sum.add(share.rawValue) }
         return sum.stored
     }
 }
@@ -192,7 +194,7 @@ struct StoreWriter {
     }
 
     private func writeDeliveries(_ sessions: [(key: UInt64, value: StoreBatch.Session)]) throws {
-        let insert = try Prepared("INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?)", self.db)
+        let insert = try Prepared("INSERT INTO delivery VALUES (?, ?, ?, ?, ?, ?, ?, ?)", self.db)
         let update = try Prepared(
             "UPDATE delivery SET options = ?3, packet_id = ?4, sum = ?5 WHERE session = ?1 AND place = ?2", self.db)
         let remove = try Prepared("DELETE FROM delivery WHERE session = ? AND place = ?", self.db)
@@ -226,6 +228,11 @@ struct StoreWriter {
                             $0.bind(5, subscriptions)
                             $0.bind(6, value.packetID.map(Int64.init))
                             $0.bind(7, sum)
+                            if let share = value.share {
+                                $0.bind(8, share.rawValue)
+                            } else {
+                                $0.bind(8, nil as Int64?)
+                            }
                         }
                     }
                 }
@@ -429,7 +436,8 @@ struct StoreReader: StoreLookup {
                 StoredState.Delivery(
                     place: place,
                     delivery: StoredDelivery(
-                        message: message, qos: value.qos, retain: value.retain, subscriptionIDs: value.subscriptionIDs),
+                        message: message, qos: value.qos, retain: value.retain,
+                        subscriptionIDs: value.subscriptionIDs, share: value.share),
                     packetID: value.packetID, isReleased: value.isReleased))
         }
         try self.each("SELECT * FROM retained") { row in
@@ -518,13 +526,20 @@ struct StoreReader: StoreLookup {
             guard let id = UInt16(exactly: row.int64(5)) else { throw StoreRowError("delivery") }
             packetID = id
         }
+        var share: TopicFilter?
+        if !row.isNull(7) {
+            guard let text = String(validating: row.bytes(7), as: UTF8.self), let filter = try? TopicFilter(text),
+                filter.shareName != nil
+            else { throw StoreRowError("delivery") }
+            share = filter
+        }
         let value = StoredPlace(
             message: UInt64(bitPattern: row.int64(2)), qos: qos, retain: options & 4 != 0,
             subscriptionIDs: ids.map { ids in
                 stride(from: 0, to: ids.count, by: 4).map {
                     UInt32(littleEndian: ids.loadUnaligned(fromByteOffset: $0, as: UInt32.self))
                 }
-            } ?? [], packetID: packetID, isReleased: options & 8 != 0)
+            } ?? [], share: share, packetID: packetID, isReleased: options & 8 != 0)
         guard value.sum(session, place, ids) == row.int64(6) else { throw StoreRowError("delivery") }
         return (session, place, value)
     }

@@ -57,10 +57,12 @@ enum WebSocketUpgrade {
             self.handshake = NIOWebSocketServerUpgrader(
                 shouldUpgrade: { channel, request in
                     // Who was refused behind TLS may still have sent this.
-                    guard connection.value.isWaiting, (try? policy.check(request)) != nil else {
+                    guard (try? policy.check(request)) != nil else {
                         return channel.eventLoop.makeSucceededFuture(nil)
                     }
-                    return channel.eventLoop.makeSucceededFuture(["Sec-WebSocket-Protocol": "mqtt"])
+                    return connection.value.isWaiting(channel.eventLoop).map {
+                        $0 ? ["Sec-WebSocket-Protocol": "mqtt"] : nil
+                    }
                 },
                 upgradePipelineHandler: { channel, _ in channel.eventLoop.makeSucceededVoidFuture() })
         }

@@ -44,6 +44,9 @@ struct BenchBrokerCommand: AsyncParsableCommand {
     @Option(help: "QoS levels to measure, separated by commas.")
     var qos = "0,1,2"
 
+    @Option(help: "Event loops of the embedded broker. With more than one neither it nor the load is kept on one core.")
+    var threads = 1
+
     @Option(help: "Only this broker: secure-mqtt or mosquitto.")
     var only: String?
 
@@ -61,6 +64,7 @@ struct BenchBrokerCommand: AsyncParsableCommand {
         try require("payload", self.payload, 8...65_000)
         try require("clients", self.clients, 1...60)
         try require("rate", self.rate, 1_000...1_000_000)
+        try require("threads", self.threads, 1...64)
         try require("connections", self.connections, 1...50_000)
         guard self.levels != nil else {
             throw ValidationError("--qos \(self.qos): give 0, 1 and 2, separated by commas")
@@ -83,7 +87,7 @@ struct BenchBrokerCommand: AsyncParsableCommand {
         let folder = FileManager.default.temporaryDirectory.path + "/secure-mqtt-bench-\(UUID().uuidString)"
         defer { try? FileManager.default.removeItem(atPath: folder) }
         let site = try await BenchSite.make(at: folder, publishers: self.clients)
-        BenchTarget.pin(getpid(), toCore: 1)
+        if self.threads == 1 { BenchTarget.pin(getpid(), toCore: 1) }
         let targets = BenchTarget.allCases.filter { target in
             (self.only == nil || target.rawValue == self.only) && target.isInstalled
         }
@@ -144,7 +148,7 @@ struct BenchBrokerCommand: AsyncParsableCommand {
     /// One round with a broker started for it.
     private func measure(_ target: BenchTarget, _ site: BenchSite) async throws -> [(String, Double)] {
         let port = try await BenchSite.freePort()
-        let process = try target.start(site, port: port)
+        let process = try target.start(site, port: port, threads: self.threads)
         defer {
             // Not SIGTERM: the threads of Swift's tasks block it, and a child inherits that. Nothing is to be kept.
             kill(process.processIdentifier, SIGKILL)
@@ -152,7 +156,7 @@ struct BenchBrokerCommand: AsyncParsableCommand {
         }
         try await BenchSite.waitForListener(port)
         let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-        BenchTarget.pin(getpid(), toCore: 1)
+        if self.threads == 1 { BenchTarget.pin(getpid(), toCore: 1) }
         let generator = LoadGenerator(
             port: port, broker: process.processIdentifier, payloadSize: self.payload, eventLoop: group.next())
         do {
@@ -212,7 +216,7 @@ enum BenchTarget: String, CaseIterable, Sendable {
 
     var isInstalled: Bool { self.program != nil }
 
-    func start(_ site: BenchSite, port: Int) throws -> Process {
+    func start(_ site: BenchSite, port: Int, threads: Int) throws -> Process {
         guard let program = self.program else { throw CommandError(.noInput, "\(self.rawValue) is not installed") }
         let process = Process()
         process.executableURL = URL(fileURLWithPath: program)
@@ -223,7 +227,7 @@ enum BenchTarget: String, CaseIterable, Sendable {
                 "broker.port=\(port)", "broker.listen=127.0.0.1", "broker.max-connections-per-identity=100000",
                 "broker.max-sessions-per-identity=100000", "broker.connection-rate-per-identity=0",
                 "broker.max-connections-per-address=100000", "broker.connection-rate-per-address=0",
-                "broker.max-connections=100000",
+                "broker.max-connections=100000", "broker.threads=\(threads)",
             ]
             for setting in settings { process.arguments? += ["--set", setting] }
         case .mosquitto:
@@ -232,7 +236,7 @@ enum BenchTarget: String, CaseIterable, Sendable {
             process.standardOutput = FileHandle.nullDevice
         }
         try process.run()
-        Self.pin(process.processIdentifier, toCore: 0)
+        if threads == 1 { Self.pin(process.processIdentifier, toCore: 0) }
         return process
     }
 

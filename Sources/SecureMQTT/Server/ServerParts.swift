@@ -83,6 +83,7 @@ struct ServerParts: Sendable {
                 Self.log(event, logger)
                 observer?(event)
             })
+        configuration.threads = settings.threads > 0 ? settings.threads : Broker.defaultThreads
         configuration.store = settings.store.map {
             BrokerConfiguration.Store(directory: $0, durability: settings.durability)
         }

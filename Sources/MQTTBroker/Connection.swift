@@ -1,19 +1,13 @@
 import Identity
 import MQTT
 import NIOCore
-import NIOSSL
-import NIOTLS
 import PKI
 
 /// One client's connection: bytes to packets, packets to the router, and what the router answers to bytes.
 ///
-/// Packets are parsed inside `channelRead`, and nothing is passed from handler to handler per packet.
-final class ConnectionHandler: ChannelDuplexHandler {
-    typealias InboundIn = ByteBuffer
-    typealias InboundOut = Never
-    typealias OutboundIn = Never
-    typealias OutboundOut = ByteBuffer
-
+/// Lives on the event loop of the sessions; ``ConnectionHandler`` brings it what comes from its socket. Packets are
+/// parsed where their bytes arrive, and nothing is passed from handler to handler per packet.
+final class Connection {
     private enum Phase {
         /// TLS has not finished.
         case handshake
@@ -24,12 +18,13 @@ final class ConnectionHandler: ChannelDuplexHandler {
     }
 
     private let core: BrokerCore
+    private let socket: Socket
     /// `nil` until a load balancer has said it.
     private var origin: Origin?
-    private let tls: NIOSSLServerHandler?
+    /// With TLS, who decides about the peer,
     private let admission: PeerAdmission?
+    /// and who does without.
     private let identify: (@Sendable (Connect) -> PeerIdentity?)?
-    private var context: ChannelHandlerContext?
     private var decoder: PacketDecoder
     private var phase: Phase
     private var admitted: PeerAdmission.Peer?
@@ -77,18 +72,18 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     /// - Parameters:
     ///   - origin: `nil` behind a load balancer: then ``comes(from:)`` follows.
-    ///   - tls: the handler before this one, and who decides about its peer.
+    ///   - admission: over TLS, who decides about the peer.
     ///   - identify: without TLS, who decides.
     init(
-        core: BrokerCore, origin: Origin?, tls: (NIOSSLServerHandler, PeerAdmission)?,
+        core: BrokerCore, socket: Socket, origin: Origin?, admission: PeerAdmission?,
         identify: (@Sendable (Connect) -> PeerIdentity?)?
     ) {
         self.core = core
+        self.socket = socket
         self.origin = origin
-        self.tls = tls?.0
-        self.admission = tls?.1
+        self.admission = admission
         self.identify = identify
-        self.phase = tls == nil ? .waiting : .handshake
+        self.phase = admission == nil ? .waiting : .handshake
         self.decoder = PacketDecoder(sender: .client, maximumPacketSize: core.limits.maximumPacketSize)
         self.acceptedAt = core.ticks
         self.lastPacketAt = core.ticks
@@ -106,8 +101,8 @@ final class ConnectionHandler: ChannelDuplexHandler {
     /// Let in, and without a session yet.
     var isWaiting: Bool { self.phase == .waiting }
 
-    func handlerAdded(context: ChannelHandlerContext) {
-        self.context = context
+    /// The socket is there: takes its place among the others.
+    func begin() {
         if !self.core.add(self) {
             self.refuse(.tooMany, "too many connections, at \(self.address)")
         } else if let origin = self.origin {
@@ -139,20 +134,11 @@ final class ConnectionHandler: ChannelDuplexHandler {
         self.phase = .closed
         self.core.transport.connectionsRefused[reason, default: 0] += 1
         self.core.report(.connectRefused(peer: self.peer, clientID: "", reason: words))
-        self.context?.close(promise: nil)
+        self.socket.close()
     }
 
-    func handlerRemoved(context: ChannelHandlerContext) {
-        self.finish()
-        self.context = nil
-    }
-
-    func channelInactive(context: ChannelHandlerContext) {
-        self.finish()
-        context.fireChannelInactive()
-    }
-
-    private func finish() {
+    /// The socket is closed. May be called again.
+    func finish() {
         if self.phase == .handshake {
             self.refuseHandshake(.aborted, "the connection ended within the TLS handshake")
         }
@@ -179,17 +165,13 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     // MARK: TLS
 
-    func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
-        if case .handshakeCompleted? = event as? TLSUserEvent, self.phase == .handshake {
-            self.admit()
-        }
-        context.fireUserInboundEventTriggered(event)
-    }
-
     /// The only place that every handshake passes: a resumed one calls no verification callback.
-    private func admit() {
+    ///
+    /// - Parameter certificate: the client's, DER.
+    func handshakeCompleted(_ certificate: [UInt8]?) {
+        guard self.phase == .handshake else { return }
         do {
-            guard let certificate = try self.tls?.peerCertificate?.toDERBytes(), let admission = self.admission else {
+            guard let certificate, let admission = self.admission else {
                 return self.refuseHandshake(.noCertificate, "no client certificate")
             }
             let admitted = try admission.admit(certificate)
@@ -224,37 +206,23 @@ final class ConnectionHandler: ChannelDuplexHandler {
         self.phase = .closed
         self.core.transport.handshakesRefused[reason, default: 0] += 1
         self.core.report(.handshakeRefused(address: self.address, reason: words))
-        self.context?.close(promise: nil)
+        self.socket.close()
     }
 
     /// The certificates have been exchanged: what began under the old ones begins again.
     func endHandshake() {
-        guard self.phase == .handshake, self.tls != nil else { return }
+        guard self.phase == .handshake else { return }
         self.refuseHandshake(.aborted, "the broker's certificates or roots were exchanged within the TLS handshake")
     }
 
-    func errorCaught(context: ChannelHandlerContext, error: any Error) {
+    /// The socket or its TLS has failed.
+    func failed(_ reason: RefusalReason, _ words: String) {
         if self.phase == .handshake {
-            let (reason, words) = Self.words(for: error)
             self.refuseHandshake(reason, words)
         } else {
-            self.closeReason = Self.words(for: error).1
-            context.close(promise: nil)
+            self.closeReason = words
+            self.socket.close()
         }
-    }
-
-    /// BoringSSL's errors are long; the frequent ones in one line.
-    private static func words(for error: any Error) -> (RefusalReason, String) {
-        let text = "\(error)"
-        if text.contains("PEER_DID_NOT_RETURN_A_CERTIFICATE") { return (.noCertificate, "no client certificate") }
-        if text.contains("CERTIFICATE_VERIFY_FAILED") {
-            return (.untrusted, "the client's certificate does not lead to a trusted root, or is not valid now")
-        }
-        if text.contains("UNSUPPORTED_PROTOCOL") { return (.tlsVersion, "the client does not speak TLS 1.3") }
-        if text.contains("uncleanShutdown") {
-            return (.aborted, "the client closed the connection without a word")
-        }
-        return (.tls, "the connection failed: \(text)")
     }
 
     /// - Returns: whether it was closed.
@@ -271,10 +239,9 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
     // MARK: Reading
 
-    func channelRead(context: ChannelHandlerContext, data: NIOAny) {
+    func received(_ bytes: ByteBuffer) {
         // Without a peer that was let in, nothing is even looked at.
         guard self.phase == .open || self.phase == .waiting else { return }
-        let bytes = self.unwrapInboundIn(data)
         self.core.transport.bytesReceived &+= UInt64(bytes.readableBytes)
         let size = bytes.readableBytes
         self.decoder.append(bytes)
@@ -309,7 +276,7 @@ final class ConnectionHandler: ChannelDuplexHandler {
                 turn += 1
                 if case .publish(let publish) = packet { self.core.transport.messagesReceivedByQoS.add(publish.qos) }
                 self.handle(packet)
-                // It may have many filters, and each looks through all that is retained.
+                // It may have many filters, and each may match all that is retained.
                 if case .subscribe = packet { turn = self.core.limits.packetsPerTurn }
             }
         } catch {
@@ -481,13 +448,9 @@ final class ConnectionHandler: ChannelDuplexHandler {
     private func updateReading() {
         // Behind the end what still comes is read and forgotten.
         let isOn = self.phase == .closed || !(self.isHeld || self.isPaused || self.isChoked || self.isBacklogged)
-        guard isOn != self.isAutoRead, let channel = self.context?.channel else { return }
+        guard isOn != self.isAutoRead else { return }
         self.isAutoRead = isOn
-        do {
-            try channel.syncOptions?.setOption(.autoRead, value: isOn)
-        } catch {
-            // Only a closed channel refuses, and that is read no more anyway.
-        }
+        self.socket.setReading(isOn)
     }
 
     // MARK: Deadlines
@@ -585,15 +548,15 @@ final class ConnectionHandler: ChannelDuplexHandler {
     /// Hands over what was gathered.
     func flush() {
         self.isDirty = false
-        guard let context = self.context, self.out.readableBytes > 0 else { return }
+        guard self.out.readableBytes > 0 else { return }
         let out = self.out
         self.out = ByteBuffer()
         self.lastFlush = out.readableBytes
         self.core.transport.bytesSent &+= UInt64(out.readableBytes)
-        context.writeAndFlush(self.wrapOutboundOut(out), promise: nil)
+        self.socket.write(out)
         // The router sends nothing more to a slow client. Answers go on: who sends without taking them is read no
         // further, so that they cannot pile up.
-        guard !context.channel.isWritable else { return }
+        guard !self.socket.isWritable else { return }
         self.untaken += self.lastFlush
         if self.untaken > 2 * self.core.limits.slowConsumerBytes, !self.isChoked {
             self.isChoked = true
@@ -601,8 +564,10 @@ final class ConnectionHandler: ChannelDuplexHandler {
         }
     }
 
-    func channelWritabilityChanged(context: ChannelHandlerContext) {
-        if context.channel.isWritable {
+    /// The client has begun or stopped to take what it is sent.
+    func writabilityChanged() {
+        let isWritable = self.socket.isWritable
+        if isWritable {
             self.untaken = 0
             if self.isChoked {
                 self.isChoked = false
@@ -611,10 +576,9 @@ final class ConnectionHandler: ChannelDuplexHandler {
             self.updateReading()
         }
         if let id = self.id, self.phase == .open {
-            self.core.router.setWritable(id, context.channel.isWritable)
+            self.core.router.setWritable(id, isWritable)
             self.core.perform()
         }
-        context.fireChannelWritabilityChanged()
     }
 
     // MARK: Closing
@@ -633,16 +597,11 @@ final class ConnectionHandler: ChannelDuplexHandler {
         guard self.phase != .closed else { return }
         self.flush()
         self.leave()
-        guard self.tls == nil, let context = self.context else {
-            self.context?.close(promise: nil)
-            return
-        }
+        guard self.admission == nil else { return self.socket.close() }
         // Closed with bytes of the client unread, the socket would throw away what was said last. So the client is
         // told that no more comes, and reads on its own time, for a moment. (TLS waits for its goodbye by itself.)
         self.updateReading()
-        context.close(mode: .output, promise: nil)
-        let channel = context.channel
-        context.eventLoop.scheduleTask(in: Self.lingering) { channel.close(promise: nil) }
+        self.socket.closeOutput(thenAfter: Self.lingering)
     }
 
     private static let lingering = TimeAmount.seconds(1)
