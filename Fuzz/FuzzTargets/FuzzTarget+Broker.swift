@@ -7,7 +7,7 @@ extension FuzzTarget {
     /// The broker's sessions behind the decoder: whole conversations of two clients.
     public static let broker: [FuzzTarget] = {
         let seeds = (try? BrokerConversations.all()) ?? []
-        return [FuzzTarget("Broker", seeds: seeds, run: fuzzBroker)]
+        return [.watched("Broker", seeds: seeds, run: fuzzBroker)]
     }()
 }
 
@@ -18,8 +18,8 @@ extension FuzzTarget {
 /// encoded, gives an identifier to two messages at once, sends more than a client's Receive Maximum, or says changes
 /// of a session that it did not open.
 @Sendable
-public func fuzzBroker(_ bytes: [UInt8]) {
-    guard var world = FuzzedBroker() else { return }
+public func fuzzBroker(_ bytes: [UInt8]) -> FuzzFeatures {
+    guard var world = FuzzedBroker() else { return FuzzFeatures() }
     var rest = bytes[...]
     while let head = rest.popFirst() {
         let count = min(Int(rest.popFirst() ?? 0), rest.count)
@@ -28,6 +28,7 @@ public func fuzzBroker(_ bytes: [UInt8]) {
         world.step(head, body)
     }
     world.settle()
+    return world.features
 }
 
 private struct FuzzedBroker {
@@ -42,6 +43,7 @@ private struct FuzzedBroker {
         mutating func reset() { self = Client() }
     }
 
+    private(set) var features = FuzzFeatures()
     private var router: Router
     private let peer: PeerIdentity
     private var clients = [Client(), Client()]
@@ -153,8 +155,10 @@ private struct FuzzedBroker {
     }
 
     private mutating func carryOut(_ action: Router.Action) {
+        self.features.note(caseOf: action)
         switch action {
         case .send(let id, let packet):
+            self.features.note(caseOf: packet)
             self.encode(packet, id)
         case .acknowledge(let id, let packetID, let code):
             self.encode(.pubAck(PubAck(packetID: packetID, reasonCode: code)), id)
@@ -173,9 +177,11 @@ private struct FuzzedBroker {
                         qos: header.qos, retain: header.retain, isDuplicate: header.isDuplicate,
                         packetID: header.packetID, subscriptionIDs: header.subscriptionIDs, now: self.now)), id)
         case .persist(let change):
+            self.features.note(caseOf: change)
             self.changes += 1
             self.check(change)
-        case .close(let id, _, _):
+        case .close(let id, _, let reason):
+            self.features.note(reason)
             if let index = self.clients.firstIndex(where: { $0.id == id }) { self.end(index) }
         case .pumpLater(let id):
             self.router.pump(id)

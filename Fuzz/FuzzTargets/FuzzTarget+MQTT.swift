@@ -6,7 +6,7 @@ extension FuzzTarget {
     public static let mqtt: [FuzzTarget] = {
         // Without a seed there is nothing to begin from, and the test that counts them says so.
         let seeds = (try? MQTTSamples.all().map { try $0.encoded() }) ?? []
-        return [FuzzTarget("MQTT", seeds: seeds, run: fuzzMQTT)]
+        return [.watched("MQTT", seeds: seeds, run: fuzzMQTT)]
     }()
 }
 
@@ -15,7 +15,8 @@ extension FuzzTarget {
 /// Traps if a decoder reads differently in pieces, keeps more than the limit allows, goes on after an
 /// error, or reads a packet that does not come back the same after encoding it.
 @Sendable
-public func fuzzMQTT(_ bytes: [UInt8]) {
+public func fuzzMQTT(_ bytes: [UInt8]) -> FuzzFeatures {
+    var features = FuzzFeatures()
     let limit = 1_024
     let decoders = [
         PacketDecoder(sender: .client, maximumPacketSize: limit),
@@ -31,7 +32,9 @@ public func fuzzMQTT(_ bytes: [UInt8]) {
         let cut = bytes.count / 3
         let pieces = decode([Array(bytes[..<cut]), Array(bytes[cut...])], with: decoder, limit: limit)
         precondition(whole == pieces, "pieces are read differently")
+        features.note("\(decoder.sender) \(decoder.version.map { "\($0 == .v5_0)" } ?? "any")")
         for packet in whole.packets {
+            features.note(caseOf: packet)
             let version = whole.version ?? .v5_0
             var buffer = ByteBuffer()
             do {
@@ -47,7 +50,9 @@ public func fuzzMQTT(_ bytes: [UInt8]) {
             again.append(buffer)
             precondition((try? again.next()) == packet, "a packet comes back changed")
         }
+        if let error = whole.error { features.note(error.reason) }
     }
+    return features
 }
 
 private struct Decoded: Equatable {

@@ -16,7 +16,7 @@ extension FuzzTarget {
                 seeds.append([version] + connAck + all)
             }
         }
-        return [FuzzTarget("MQTTClient", seeds: seeds, run: fuzzMQTTClient)]
+        return [.watched("MQTTClient", seeds: seeds, run: fuzzMQTTClient)]
     }()
 }
 
@@ -26,8 +26,11 @@ extension FuzzTarget {
 /// Traps if a waiter is told twice or never, if more publishes are under way than allowed, or if an identifier is
 /// used twice at once.
 @Sendable
-public func fuzzMQTTClient(_ bytes: [UInt8]) {
-    guard let mode = bytes.first, let topic = try? TopicName("t"), let filter = try? TopicFilter("t/#") else { return }
+public func fuzzMQTTClient(_ bytes: [UInt8]) -> FuzzFeatures {
+    var features = FuzzFeatures()
+    guard let mode = bytes.first, let topic = try? TopicName("t"), let filter = try? TopicFilter("t/#") else {
+        return features
+    }
     var configuration = MQTTClientConfiguration(
         host: "localhost", port: 1883, transport: .plaintextLoopback, version: mode & 1 == 1 ? .v5_0 : .v3_1_1,
         clientID: "fuzz")
@@ -45,6 +48,8 @@ public func fuzzMQTTClient(_ bytes: [UInt8]) {
 
     func perform() {
         for action in actions {
+            features.note(caseOf: action)
+            if case .send(let packet) = action { features.note(caseOf: packet) }
             switch action {
             case .complete(let waiter, _):
                 precondition(told.insert(waiter).inserted, "a waiter is told twice")
@@ -88,6 +93,7 @@ public func fuzzMQTTClient(_ bytes: [UInt8]) {
             }
         } catch {
             // The connection ends.
+            features.note((error as? MQTTError)?.reason ?? (error as? MQTTClientError)?.code.description ?? "?")
         }
         perform()
         session.disconnected(MQTTClientError(.connectionLost, ""), isFinal: round == 1, into: &actions)
@@ -99,4 +105,5 @@ public func fuzzMQTTClient(_ bytes: [UInt8]) {
     }
     precondition(told.isSuperset(of: [0, 1, 2, 10, 11, 12]), "a waiter is never told")
     precondition(session.outstanding == 0, "something is left")
+    return features
 }

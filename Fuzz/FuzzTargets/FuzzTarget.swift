@@ -8,31 +8,79 @@ public struct FuzzTarget: Sendable {
     /// Well-formed inputs, from which mutations begin.
     public let seeds: [[UInt8]]
 
-    /// Feeds the decoder one input. Errors are what it is for; it must return.
-    public let run: @Sendable ([UInt8]) -> Void
+    /// Feeds the decoder one input, and returns what was seen of what it did. Errors are what it is for; it must return.
+    public let run: @Sendable ([UInt8]) -> FuzzFeatures
 
     public init(_ name: String, seeds: [[UInt8]], run: @escaping @Sendable ([UInt8]) -> Void) {
+        self.name = name
+        self.seeds = seeds
+        self.run = { bytes in
+            run(bytes)
+            return FuzzFeatures()
+        }
+    }
+
+    private init(_ name: String, seeds: [[UInt8]], watching run: @escaping @Sendable ([UInt8]) -> FuzzFeatures) {
         self.name = name
         self.seeds = seeds
         self.run = run
     }
 
-    /// Feeds the decoder every prefix of each seed, then `count` mutations.
+    /// A target whose inputs are kept when they show new features, and then mutated in their turn.
+    public static func watched(
+        _ name: String, seeds: [[UInt8]], run: @escaping @Sendable ([UInt8]) -> FuzzFeatures
+    ) -> FuzzTarget {
+        FuzzTarget(name, seeds: seeds, watching: run)
+    }
+
+    /// Feeds the decoder every prefix of each seed, what the corpus has, and then `count` mutations of both.
     ///
     /// - Parameters:
-    ///   - seed: the same seed gives the same inputs.
+    ///   - seed: the same seed, from the same corpus, gives the same inputs.
+    ///   - corpus: grows by what shows new features.
     ///   - maximumSize: of an input, in bytes.
-    public func fuzz(count: Int, seed: UInt64, maximumSize: Int = 4_096) {
+    public func fuzz(count: Int, seed: UInt64, from corpus: inout FuzzCorpus, maximumSize: Int = 4_096) {
         var mutator = Mutator(seed: seed, maximumSize: maximumSize)
         for input in self.seeds {
-            for length in 0..<min(input.count, 1_024) {
-                self.run(Array(input[..<length]))
-            }
-            self.run(input)
+            for length in 0..<min(input.count, 1_024) { corpus.know(self.run(Array(input[..<length]))) }
+            corpus.know(self.run(input))
         }
+        for input in corpus.inputs { corpus.know(self.run(input)) }
         for _ in 0..<count {
-            self.run(mutator.mutation(of: self.seeds))
+            let input = mutator.mutation(of: self.seeds, corpus.inputs)
+            corpus.offer(input, self.run(input), self.run)
         }
+    }
+
+    /// The same, from the corpus that is kept.
+    ///
+    /// - Throws: if it cannot be read.
+    public func fuzz(count: Int, seed: UInt64, maximumSize: Int = 4_096) throws {
+        var corpus = try FuzzCorpus.kept(for: self)
+        self.fuzz(count: count, seed: seed, from: &corpus, maximumSize: maximumSize)
+    }
+}
+
+/// What an input made a decoder or a state machine do, in words: each step with the one before it.
+public struct FuzzFeatures: Sendable {
+    public private(set) var words: Set<String> = []
+    private var last = ""
+
+    public init() {}
+
+    /// - Parameter step: its words of letters count. Of numbers there is no end.
+    public mutating func note(_ step: String) {
+        let words = step.split(separator: " ").filter {
+            $0.utf8.allSatisfy { UInt8(ascii: "A")...UInt8(ascii: "z") ~= $0 }
+        }
+        let step = words.joined(separator: " ")
+        self.words.insert("\(self.last) \(step)")
+        self.last = step
+    }
+
+    /// Notes the name of a case.
+    public mutating func note(caseOf value: Any) {
+        self.note(Mirror(reflecting: value).children.first?.label ?? "\(value)")
     }
 }
 
@@ -48,11 +96,12 @@ public struct Mutator: Sendable {
 
     /// One to eight changes to one of the seeds: bits, bytes that often matter, runs cut out, doubled, or taken from
     /// another seed.
-    public mutating func mutation(of seeds: [[UInt8]]) -> [UInt8] {
-        guard !seeds.isEmpty else { return [] }
-        var bytes = seeds[self.below(seeds.count)]
+    public mutating func mutation(of seeds: [[UInt8]], _ more: [[UInt8]] = []) -> [UInt8] {
+        let others = !more.isEmpty && (seeds.isEmpty || self.below(2) == 0) ? more : seeds
+        guard !others.isEmpty else { return [] }
+        var bytes = others[self.below(others.count)]
         for _ in 0...self.below(8) {
-            self.change(&bytes, seeds)
+            self.change(&bytes, others)
         }
         return bytes.count > self.maximumSize ? Array(bytes[..<self.maximumSize]) : bytes
     }

@@ -1,5 +1,6 @@
 // fuzz [--minutes N] [--seed S] [NAME ...]: fuzzes every decoder, or those whose name contains NAME, in turns, for N
-// minutes (1). Says which seed it is at, so that a find can be repeated.
+// minutes (1). Says which seed it is at, so that a find can be repeated. Inputs that show a decoder doing something new
+// are added to Fuzz/Corpus.
 
 import Foundation
 import FuzzTargets
@@ -24,13 +25,19 @@ guard !targets.isEmpty else {
 let clock = ContinuousClock()
 let end = clock.now + .seconds(minutes * 60)
 var inputs = 0
+var corpora = try targets.map { try FuzzCorpus.kept(for: $0) }
+let before = corpora.map(\.inputs.count).reduce(0, +)
 repeat {
-    for target in targets {
+    for (index, target) in targets.enumerated() {
         // On standard error before the run: a crash leaves its seed as the last line.
         FileHandle.standardError.write(Data("fuzz \(target.name) --seed \(seed)\n".utf8))
-        target.fuzz(count: 10_000, seed: seed)
+        target.fuzz(count: 10_000, seed: seed, from: &corpora[index])
+        try corpora[index].keep(for: target)
         inputs += 10_000
     }
     seed &+= 1
 } while clock.now < end
-print("fuzz: \(targets.count) decoders, \(inputs) inputs, nothing found")
+let after = corpora.map(\.inputs.count).reduce(0, +)
+print(
+    "fuzz: \(targets.count) decoders, \(inputs) inputs, nothing found; the corpus has \(after) inputs, \(after - before) new"
+)

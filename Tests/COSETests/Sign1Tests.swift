@@ -170,6 +170,6 @@ struct Sign1Tests {
     func fuzz() throws {
         let target = try #require(FuzzTarget.telemetry.first { $0.name == "CBOR" })
         #expect(target.seeds.count == 8)
-        target.fuzz(count: 20_000, seed: 8_949)
+        try target.fuzz(count: 20_000, seed: 8_949)
     }
 }

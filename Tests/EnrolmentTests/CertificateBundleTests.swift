@@ -102,7 +102,7 @@ import Testing
     func mutationsCrashNothing(_ name: String) throws {
         let target = try #require(FuzzTarget.enrolment.first { $0.name == name })
         #expect(!target.seeds.isEmpty)
-        target.fuzz(count: 3_000, seed: 7_030)
+        try target.fuzz(count: 3_000, seed: 7_030)
     }
 
     private static func base64(_ bytes: [UInt8]) -> [UInt8] { Array(Data(bytes).base64EncodedString().utf8) }

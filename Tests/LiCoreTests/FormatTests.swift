@@ -166,6 +166,6 @@ struct FormatTests {
     func fuzz(_ name: String) throws {
         let target = try #require(FuzzTarget.licore.first { $0.name == name })
         #expect(target.seeds.count == (name == "LiCore" ? 4 : 1))
-        target.fuzz(count: 20_000, seed: 7_693)
+        try target.fuzz(count: 20_000, seed: 7_693)
     }
 }

@@ -8,6 +8,6 @@ struct RouterFuzzTests {
     func conversations(seed: UInt64) throws {
         let target = try #require(FuzzTarget.broker.first)
         #expect(target.seeds.count == 4)
-        target.fuzz(count: 3_000, seed: seed)
+        try target.fuzz(count: 3_000, seed: seed)
     }
 }

@@ -84,7 +84,7 @@ struct MalformedServerTests {
     func mutations(seed: UInt64) throws {
         let target = try #require(FuzzTarget.mqttClient.first)
         #expect(target.seeds.count > 25)
-        target.fuzz(count: 1_000, seed: seed, maximumSize: 2_048)
+        try target.fuzz(count: 1_000, seed: seed, maximumSize: 2_048)
     }
 }
 

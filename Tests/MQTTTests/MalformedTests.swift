@@ -228,6 +228,6 @@ struct MalformedTests {
     func mutations(seed: UInt64) throws {
         let target = try #require(FuzzTarget.mqtt.first)
         #expect(target.seeds.count > 50)
-        target.fuzz(count: 2_000, seed: seed, maximumSize: 2_048)
+        try target.fuzz(count: 2_000, seed: seed, maximumSize: 2_048)
     }
 }

@@ -33,6 +33,6 @@ struct MutationTests {
     func fuzz(_ name: String) throws {
         let target = try #require(FuzzTarget.telemetry.first { $0.name == name })
         #expect(target.seeds.count == (name == "SenML" ? 1 : 7))
-        target.fuzz(count: 30_000, seed: 9_052)
+        try target.fuzz(count: 30_000, seed: 9_052)
     }
 }
