@@ -30,6 +30,8 @@ final class Connection {
     private var admitted: PeerAdmission.Peer?
     private(set) var peer: PeerIdentity?
     private(set) var id: ConnectionID?
+    /// The socket is closed, and what it brought is still held.
+    private var isGone = false
     private var version = ProtocolVersion.v3_1_1
     /// The largest packet that the client takes, in bytes.
     private var maximumPacketSize = Int.max
@@ -141,6 +143,13 @@ final class Connection {
     func finish() {
         if self.phase == .handshake {
             self.refuseHandshake(.aborted, "the connection ended within the TLS handshake")
+        }
+        // What the client sent before it went is dealt with: its DISCONNECT may be the last of it.
+        self.isInLine = false
+        self.process(toTheEnd: true)
+        guard !self.isHeld || self.phase != .open else {
+            self.isGone = true
+            return
         }
         self.leave()
         self.core.remove(self)
@@ -255,9 +264,10 @@ final class Connection {
 
     /// One turn: as many packets as one may take at a time; for the rest it goes to the end of the line.
     ///
+    /// - Parameter toTheEnd: all that there are: nobody stands in line for a client that has gone.
     /// - Returns: how many there were.
     @discardableResult
-    private func process() -> Int {
+    private func process(toTheEnd: Bool = false) -> Int {
         guard !self.isReading, !self.isInLine else { return 0 }
         self.isReading = true
         defer { self.isReading = false }
@@ -265,8 +275,8 @@ final class Connection {
         var count = 0
         do throws(MQTTError) {
             var turn = 0
-            while self.phase != .closed, !self.isHeld, !self.isPaused, !self.isChoked {
-                if turn >= self.core.limits.packetsPerTurn {
+            while self.phase != .closed, !self.isHeld, toTheEnd || !(self.isPaused || self.isChoked) {
+                if turn >= self.core.limits.packetsPerTurn, !toTheEnd {
                     self.isInLine = true
                     self.core.standInLine(self)
                     break
@@ -442,7 +452,9 @@ final class Connection {
         self.updateReading()
         // The caller is inside the router's actions: the packets that wait come in a moment of their own.
         let bound = NIOLoopBound(self, eventLoop: self.core.eventLoop)
-        self.core.eventLoop.execute { bound.value.process() }
+        self.core.eventLoop.execute {
+            if bound.value.isGone { bound.value.finish() } else { bound.value.process() }
+        }
     }
 
     private func updateReading() {
@@ -597,6 +609,7 @@ final class Connection {
         guard self.phase != .closed else { return }
         self.flush()
         self.leave()
+        if self.isGone { return self.finish() }
         guard self.admission == nil else { return self.socket.close() }
         // Closed with bytes of the client unread, the socket would throw away what was said last. So the client is
         // told that no more comes, and reads on its own time, for a moment. (TLS waits for its goodbye by itself.)

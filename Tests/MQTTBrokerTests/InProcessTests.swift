@@ -57,6 +57,29 @@ struct InProcessTests {
         }
     }
 
+    @Test("What a publisher sent before it left is received, though it was held when it left; its will is not")
+    func leftWhileHeld() async throws {
+        var limits = BrokerLimits()
+        limits.maximumInProcessMessages = 100
+        try await TestBroker.withPlaintext(limits: limits) { broker in
+            let session = try await self.open(broker)
+            let publisher = try await RawClient.connect(port: broker.port)
+            let will = Will(
+                topic: try TopicName("audits/alerts/auditor-1"), payload: [1], qos: .atLeastOnce, retain: false)
+            try await publisher.send(
+                .connect(Connect(version: .v5_0, clientID: "c", will: will, username: "auditor-1")))
+            _ = try await publisher.expectConnAck()
+            try await publisher.publishAndLeave("audits/measures/auditor-1", 5_000)
+            let deliveries = try await self.deliveries(session, count: 5_000)
+            #expect(deliveries.map { String(buffer: $0.payload) } == (1...5_000).map { "\($0)" })
+            try await broker.events.wait("it has left") { if case .disconnected = $0 { true } else { false } }
+            let (other, _) = try await broker.connect("auditor-2")
+            try await other.publish("audits/measures/auditor-2", "last")
+            #expect(String(buffer: try await self.deliveries(session, count: 1)[0].payload) == "last")
+            #expect(try await broker.broker.statistics().sockets == 1)
+        }
+    }
+
     @Test(
         "A control center that does not receive loses nothing: its publishers wait", arguments: ProtocolVersion.allCases
     )

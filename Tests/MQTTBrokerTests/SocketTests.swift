@@ -7,6 +7,24 @@ import Testing
 
 /// Raw packets over real sockets, without TLS.
 struct SocketTests {
+    @Test("Everything that a client sent before it left is dealt with, its DISCONNECT too")
+    func left() async throws {
+        try await TestBroker.withPlaintext(authorizer: Permissive()) { broker in
+            let (subscriber, _) = try await broker.connect("auditor-1")
+            try await subscriber.subscribe("t", "will", qos: .atMostOnce)
+            let publisher = try await RawClient.connect(port: broker.port)
+            let will = Will(topic: try TopicName("will"), payload: [1], qos: .atMostOnce, retain: false)
+            try await publisher.send(
+                .connect(Connect(version: .v5_0, clientID: "p", will: will, username: "auditor-2")))
+            _ = try await publisher.expectConnAck()
+            try await publisher.publishAndLeave("t", 10_000)
+            for number in 1...10_000 {
+                #expect(String(buffer: try await subscriber.expectPublish().payload) == "\(number)")
+            }
+            try await subscriber.ping()
+        }
+    }
+
     @Test("A message goes from publisher to subscriber in both versions", arguments: ProtocolVersion.allCases)
     func path(version: ProtocolVersion) async throws {
         try await TestBroker.withPlaintext { broker in

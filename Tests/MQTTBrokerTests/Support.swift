@@ -261,6 +261,18 @@ final class RawClient: Sendable {
         return try await self.expect { if case .subAck(let packet) = $0 { packet.reasonCodes } else { nil } }
     }
 
+    /// In one write: `count` messages of QoS 0 and DISCONNECT. Then closes.
+    func publishAndLeave(_ topic: String, _ count: Int) async throws {
+        var bytes = ByteBuffer()
+        for number in 1...count {
+            try Packet.publish(Publish(topic: try TopicName(topic), payload: ByteBuffer(string: "\(number)")))
+                .encode(into: &bytes, version: self.version)
+        }
+        try Packet.disconnect(Disconnect()).encode(into: &bytes, version: self.version)
+        try await self.channel.writeAndFlush(bytes)
+        try await self.drop()
+    }
+
     /// Closes without DISCONNECT.
     func drop() async throws { try? await self.channel.close() }
 
