@@ -25,7 +25,7 @@ struct ConnectionOptions: ParsableArguments {
         configuration.sessionExpiry = .zero
         configuration.userName = self.user
         if let file = self.passwordFile {
-            let text = try String(contentsOfFile: file, encoding: .utf8)
+            let text = String(decoding: try Self.read("--password-file", file), as: UTF8.self)
             configuration.password = Secret(text.trimmingCharacters(in: .newlines))
         }
         return configuration
@@ -39,27 +39,35 @@ struct ConnectionOptions: ParsableArguments {
             throw ValidationError("--ca needs --certificate and --key too: TLS is mutual here")
         }
         let tls = try MQTTClientConfiguration.TLS(
-            certificateChainPEM: Data(contentsOf: URL(fileURLWithPath: certificate)),
-            privateKeyPEM: Data(contentsOf: URL(fileURLWithPath: key)),
-            trustRootsPEM: Data(contentsOf: URL(fileURLWithPath: ca)))
+            certificateChainPEM: Self.read("--certificate", certificate), privateKeyPEM: Self.read("--key", key),
+            trustRootsPEM: Self.read("--ca", ca))
         return self.webSocket.map { .webSocket(tls, path: $0) } ?? .tls(tls)
+    }
+
+    private static func read(_ option: String, _ path: String) throws -> Data {
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw ValidationError("\(option) \(path): the file cannot be read")
+        }
+        return data
     }
 }
 
 extension QoS: ExpressibleByArgument {}
 
-extension TopicName: ExpressibleByArgument {
-    public init?(argument: String) {
-        guard let topic = try? TopicName(argument) else { return nil }
-        self = topic
-    }
+/// A topic of the command line; says why if it is none.
+func topicName(_ text: String) throws -> TopicName {
+    do throws(MQTTError) { return try TopicName(text) } catch { throw ValidationError("'\(text)': \(error.reason)") }
 }
 
-extension TopicFilter: ExpressibleByArgument {
-    public init?(argument: String) {
-        guard let filter = try? TopicFilter(argument) else { return nil }
-        self = filter
-    }
+/// A topic filter of the command line; says why if it is none.
+func topicFilter(_ text: String) throws -> TopicFilter {
+    do throws(MQTTError) { return try TopicFilter(text) } catch { throw ValidationError("'\(text)': \(error.reason)") }
+}
+
+/// - Throws: a line about the option, if its value is out of range.
+func require(_ option: String, _ value: Int?, _ range: ClosedRange<Int>) throws {
+    guard let value, !range.contains(value) else { return }
+    throw ValidationError("\(option) \(value): give a number from \(range.lowerBound) to \(range.upperBound)")
 }
 
 /// The lines of standard input, read on a thread of their own.

@@ -35,7 +35,7 @@ struct DurablePublish: AsyncParsableCommand {
 
     @OptionGroup var connection: ConnectionOptions
     @OptionGroup var durable: DurableOptions
-    @Argument(help: "The topic.") var topic: TopicName
+    @Argument(help: "The topic.", transform: topicName) var topic: TopicName
 
     func run() async throws {
         let bus = try MQTTClientBus(
@@ -76,8 +76,10 @@ struct DurableSubscribe: AsyncParsableCommand {
 
     @OptionGroup var connection: ConnectionOptions
     @OptionGroup var durable: DurableOptions
-    @Argument(help: "Topic filters.") var filters: [TopicFilter]
+    @Argument(help: "Topic filters.", transform: topicFilter) var filters: [TopicFilter]
     @Option(help: "End after so many messages.") var count: Int?
+
+    func validate() throws { try require("--count", self.count, 1...Int.max) }
 
     func run() async throws {
         var configuration = try self.durable.configuration(self.connection)

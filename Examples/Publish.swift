@@ -7,12 +7,14 @@ struct Publish: AsyncParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Publish one message; return when the server has it.")
 
     @OptionGroup var connection: ConnectionOptions
-    @Argument(help: "The topic.") var topic: TopicName
+    @Argument(help: "The topic.", transform: topicName) var topic: TopicName
     @Argument(help: "The payload, as text.") var text: String
     @Option(help: "0: at most once, 1: at least once, 2: exactly once.") var qos = QoS.atLeastOnce
     @Flag(help: "Let the server keep it for later subscribers.") var retain = false
     @Option(help: "What the payload is, such as text/plain.") var contentType: String?
     @Option(help: "Seconds after which nobody needs it any more.") var expiry: Int?
+
+    func validate() throws { try require("--expiry", self.expiry, 0...Int(UInt32.max)) }
 
     func run() async throws {
         var message = try OutgoingMessage(

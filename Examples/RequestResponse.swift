@@ -9,9 +9,11 @@ struct Request: AsyncParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Ask a question and print the answer (MQTT 5.0).")
 
     @OptionGroup var connection: ConnectionOptions
-    @Argument(help: "The topic on which somebody responds.") var topic: TopicName
+    @Argument(help: "The topic on which somebody responds.", transform: topicName) var topic: TopicName
     @Argument(help: "The question.") var text: String
     @Option(help: "Seconds to wait for the answer.") var timeout = 10
+
+    func validate() throws { try require("--timeout", self.timeout, 1...86_400) }
 
     func run() async throws {
         let question = try OutgoingMessage(topic: self.topic.rawValue, text: self.text)
@@ -27,8 +29,10 @@ struct Respond: AsyncParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Answer questions, in capitals (MQTT 5.0).")
 
     @OptionGroup var connection: ConnectionOptions
-    @Argument(help: "The topic on which questions come.") var topic: TopicName
+    @Argument(help: "The topic on which questions come.", transform: topicName) var topic: TopicName
     @Option(help: "End after so many answers.") var count: Int?
+
+    func validate() throws { try require("--count", self.count, 1...Int.max) }
 
     func run() async throws {
         let filter = try TopicFilter(self.topic)

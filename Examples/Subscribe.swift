@@ -9,9 +9,12 @@ struct Subscribe: AsyncParsableCommand {
     static let configuration = CommandConfiguration(abstract: "Print messages: topic, a space, payload.")
 
     @OptionGroup var connection: ConnectionOptions
-    @Argument(help: "Topic filters, such as sensors/+/power or $share/group/jobs/#.") var filters: [TopicFilter]
+    @Argument(help: "Topic filters, such as sensors/+/power or $share/group/jobs/#.", transform: topicFilter)
+    var filters: [TopicFilter]
     @Option(help: "The highest quality of service to receive with.") var qos = QoS.atLeastOnce
     @Option(help: "End after so many messages.") var count: Int?
+
+    func validate() throws { try require("--count", self.count, 1...Int.max) }
 
     func run() async throws {
         let topics = self.filters.map { MQTTClientConfiguration.Topic($0, qos: self.qos) }

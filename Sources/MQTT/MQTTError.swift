@@ -10,7 +10,8 @@ public struct MQTTError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let malformedPacket = Code(description: "malformed-packet", reasonCode: .malformedPacket)
         /// A well-formed packet that may not come here or now.
         public static let protocolError = Code(description: "protocol-error", reasonCode: .protocolError)
-        /// Larger than the limit; found from the fixed header, before the rest was buffered.
+        /// Larger than the limit, which is found from the fixed header before the rest is buffered; or of more than 1,024
+        /// properties or filters.
         public static let packetTooLarge = Code(description: "packet-too-large", reasonCode: .packetTooLarge)
         /// Neither 3.1.1 nor 5.0.
         public static let unsupportedVersion = Code(

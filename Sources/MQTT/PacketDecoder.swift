@@ -197,7 +197,7 @@ public struct PacketDecoder: Sendable {
                 connect = try reader.connect()
                 guard reader.isAtEnd else { throw .malformed("bytes are left over behind CONNECT's last field") }
             } catch {
-                if error.code != .unsupportedVersion { self.refusedVersion = reader.connectVersion }
+                self.refusedVersion = reader.connectVersion
                 throw error
             }
             self.version = connect.version

@@ -95,6 +95,13 @@ struct PacketReader {
 
     private static let endsEarly = MQTTError.malformed("a packet ends in the middle of a field")
 
+    /// Of properties or filters in one packet. Each is an object here and work, and only a byte or two there.
+    private static let maximumCount = 1_024
+
+    private static func tooMany(_ what: String) -> MQTTError {
+        MQTTError(.packetTooLarge, "a packet has more than \(self.maximumCount) \(what)")
+    }
+
     // MARK: Properties (section 2.2.2)
 
     mutating func properties(_ place: PropertyPlace) throws(MQTTError) -> Properties {
@@ -117,6 +124,7 @@ struct PacketReader {
                 throw .protocolError("property \(identifier) stands twice (section 2.2.2.2)")
             }
             seen |= bit
+            guard all.count < Self.maximumCount else { throw Self.tooMany("properties") }
             all.append(try inner.property(identifier))
         }
         guard seen & (1 << 0x16) == 0 || seen & (1 << 0x15) != 0 else {
@@ -188,7 +196,11 @@ struct PacketReader {
 
     /// Section 3.1.
     mutating func connect() throws(MQTTError) -> Connect {
-        guard try self.string() == "MQTT", let version = ProtocolVersion(rawValue: try self.byte()) else {
+        let name = try self.string()
+        let level = try self.byte()
+        guard name == "MQTT", let version = ProtocolVersion(rawValue: level) else {
+            // 5.0 and whatever comes behind it (the highest bit is a bridge's of 3.1.1) are answered as 5.0 answers.
+            if 5...0x7F ~= level { self.connectVersion = .v5_0 }
             throw MQTTError(.unsupportedVersion, "only MQTT 3.1.1 and 5.0 are spoken here (MQTT-3.1.2-1, 3.1.2-2)")
         }
         self.version = version
@@ -260,6 +272,7 @@ struct PacketReader {
         guard !self.isAtEnd else { throw .protocolError("a SUBSCRIBE asks for nothing (MQTT-3.8.3-2)") }
         var subscriptions: [Subscription] = []
         repeat {
+            guard subscriptions.count < Self.maximumCount else { throw Self.tooMany("filters") }
             let filter = try self.topicFilter()
             subscriptions.append(try self.subscription(filter, options: try self.byte()))
         } while !self.isAtEnd
@@ -303,6 +316,7 @@ struct PacketReader {
         guard !self.isAtEnd else { throw .protocolError("an UNSUBSCRIBE names nothing (MQTT-3.10.3-2)") }
         var filters: [TopicFilter] = []
         repeat {
+            guard filters.count < Self.maximumCount else { throw Self.tooMany("filters") }
             filters.append(try self.topicFilter())
         } while !self.isAtEnd
         return Unsubscribe(packetID: packetID, filters: filters, properties: properties)

@@ -178,7 +178,8 @@ public final class Broker: Service {
         do {
             return try await bootstrap.bind(host: host, port: port).get()
         } catch {
-            throw BrokerError(.listen, "cannot listen on \(host):\(port): \(error)")
+            throw BrokerError(
+                .listen, "cannot listen on \(host):\(port): \((error as? IOError)?.words ?? "\(error)")")
         }
     }
 
@@ -223,17 +224,13 @@ public final class Broker: Service {
         }
         return self.connect(channel, origin: balancer == nil ? origin : nil, admission: admission) { makeHandler in
             let pipeline = channel.pipeline.syncOperations
-            var configuration = NIOSSLServerHandler.Configuration()
-            // Thousands of clients are idle most of the time: none keeps a large buffer.
-            configuration.maximumPreservedOutboundBufferCapacity = 2_048
             let verification = self.configuration.verification.flatMap { $0.isNeeded() ? $0 : nil }
             let tls = NIOSSLServerHandler(
                 context: context,
                 customVerificationCallback: verification?.callback { [logger = self.logger] error in
                     logger.notice(
                         "client certificate refused", metadata: ["at": "\(origin)", "reason": "\(error)"])
-                },
-                configuration: configuration)
+                })
             let handler = makeHandler(tls)
             if let balancer { try pipeline.addHandler(ProxyHeaderHandler(connection: handler, balancer: balancer)) }
             try pipeline.addHandler(tls)

@@ -108,9 +108,14 @@ final class BrokerCore {
 
     // MARK: Connections
 
+    /// Connections beyond the limit that may come so far that they are told of it in CONNACK.
+    private static let waitingRoom = 64
+
     /// - Returns: `false` if there are too many.
     func add(_ handler: Connection) -> Bool {
-        guard self.handlers.count < self.limits.maximumConnections, !self.isShuttingDown else { return false }
+        guard self.handlers.count < self.limits.maximumConnections + Self.waitingRoom, !self.isShuttingDown else {
+            return false
+        }
         self.handlers[ObjectIdentifier(handler)] = handler
         return true
     }
@@ -145,7 +150,7 @@ final class BrokerCore {
         switch event {
         case .connected, .disconnected:
             self.logger.debug("\(event)", metadata: event.metadata)
-        case .handshakeRefused, .connectRefused:
+        default:
             // Anybody can cause these: what comes too fast is counted in the log, not told one by one.
             switch self.refusalLog.next(at: self.nanoseconds) {
             case .tell(let untold):
@@ -153,8 +158,6 @@ final class BrokerCore {
                 self.logger.notice("\(event)", metadata: event.metadata)
             case .skip: break
             }
-        default:
-            self.logger.notice("\(event)", metadata: event.metadata)
         }
         self.observer?(event)
     }

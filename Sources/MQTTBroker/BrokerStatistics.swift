@@ -59,7 +59,7 @@ public struct BrokerStatistics: Hashable, Sendable {
         case expired
         /// Larger than the client takes (section 3.1.2.11.4).
         case tooLarge = "too-large"
-        /// As many messages are retained as may be: a will was delivered, and not retained.
+        /// As many messages are retained as may be. A will was delivered all the same.
         case retainedFull = "retained-full"
     }
 

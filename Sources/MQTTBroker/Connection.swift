@@ -424,16 +424,16 @@ final class Connection {
         } else {
             self.core.report(.malformed(peer: self.peer, address: self.address, error: error))
         }
-        if self.phase == .waiting, error.code == .unsupportedVersion {
-            self.write(.connAck(ConnAck(sessionPresent: false, reasonCode: .unsupportedProtocolVersion)))
-        } else if self.phase == .waiting, self.decoder.refusedVersion == .v5_0 {
-            // 3.1.1 has no return code for it: there the connection just ends.
+        if self.phase == .waiting, self.decoder.refusedVersion == .v5_0 {
             self.version = .v5_0
             self.write(
                 .connAck(
                     ConnAck(
                         sessionPresent: false, reasonCode: error.reasonCode, properties: [.reasonString(error.reason)]))
             )
+        } else if self.phase == .waiting, error.code == .unsupportedVersion {
+            // 3.1.1 has no return code for anything else: there the connection just ends.
+            self.write(.connAck(ConnAck(sessionPresent: false, reasonCode: .unsupportedProtocolVersion)))
         }
         self.close(error.reasonCode, error.reason)
     }

@@ -4,7 +4,8 @@ public import MQTT
 public struct BrokerLimits: Sendable {
     /// The largest packet, in bytes with its fixed header; announced in 5.0.
     public var maximumPacketSize = 131_072
-    /// Connections at once, those in their handshake included.
+    /// Connections with a session at once. A CONNECT beyond is refused with 0x97, in 3.1.1 with 0x03; 64 more are let so
+    /// far, all others end at once.
     public var maximumConnections = 10_000
     /// Sessions of one identity, connected or not.
     public var maximumSessionsPerIdentity = 16

@@ -17,6 +17,10 @@ extension Router {
         }
         guard found != nil || self.sessionsOfOwner[key.owner, default: 0] < self.limits.maximumSessionsPerIdentity
         else { return .refused(.quotaExceeded, "this identity has too many sessions") }
+        let isConnected = if let index = found, case .connection = self.place(of: index) { true } else { false }
+        guard isConnected || self.statistics.connections < self.limits.maximumConnections else {
+            return .refused(.quotaExceeded, "there are too many connections")
+        }
         if let index = found, case .connection(let old) = self.place(of: index) {
             self.actions.append(.close(old, .sessionTakenOver, "its session was taken over by a new connection"))
             self.sessions[index]?.detach(at: self.now)

@@ -30,6 +30,7 @@ extension Router {
         let change = self.store.changes
         let message = Message(publish, sender: peer, now: self.now)
         if publish.retain, !self.retain(message, qos: publish.qos) {
+            self.statistics.drop(.retainedFull)
             self.refuse(publish, from: id, peer, .quotaExceeded, "quota")
             return
         }

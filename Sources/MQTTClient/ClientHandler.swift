@@ -237,7 +237,9 @@ final class ClientHandler: ChannelInboundHandler {
             let isAboutUs =
                 text.contains("ALERT")
                 && (text.contains("CERTIFICATE") || text.contains("UNKNOWN_CA") || text.contains("ACCESS_DENIED"))
-            return MQTTClientError(isAboutUs ? .certificateRefused : .tls, text)
+            return MQTTClientError(isAboutUs ? .certificateRefused : .tls, text.ofTLS)
+        case let error as IOError:
+            return MQTTClientError(.connectionLost, error.words)
         default:
             return MQTTClientError(.connectionLost, "\(error)")
         }

@@ -54,7 +54,7 @@ struct Connector: Sendable {
             }
             throw MQTTClientError(.connectFailed, "\(self.configuration.address): \(error)")
         } catch {
-            throw MQTTClientError(.connectFailed, "\(self.configuration.address): \(error)")
+            throw MQTTClientError(.connectFailed, "\(self.configuration.address): \(Self.words(for: error))")
         }
         let ready = channel.eventLoop.makePromise(of: ServerInformation.self)
         let ended = channel.eventLoop.makePromise(of: MQTTClientError.self)
@@ -69,6 +69,14 @@ struct Connector: Sendable {
             }
         }
         return Attempt(ready: ready.futureResult, ended: ended.futureResult)
+    }
+
+    /// What went wrong with each address that there is, said once.
+    private static func words(for error: any Error) -> String {
+        guard let error = error as? NIOConnectionError else { return (error as? IOError)?.words ?? "\(error)" }
+        let failures = error.connectionErrors.map(\.error) + [error.dnsAError, error.dnsAAAAError].compactMap { $0 }
+        let words = Set(failures.map { ($0 as? IOError)?.words ?? "\($0)" })
+        return words.isEmpty ? "\(error)" : words.sorted().joined(separator: "; ")
     }
 
     private func bootstrap(_ link: ClientLink, _ firstError: FirstError) async throws -> any Channel {

@@ -138,6 +138,14 @@ public struct MQTTClientError: Error, Hashable, Sendable, CustomStringConvertibl
         }
     }
 
+    /// The request never left us.
+    var wasNotSent: Bool {
+        switch self.code {
+        case .notOffered, .notInThisVersion, .invalidRequest, .messageTooLarge: true
+        default: false
+        }
+    }
+
     private static func isAboutRights(_ reasonCode: ReasonCode) -> Bool {
         switch reasonCode {
         case .notAuthorized, .badUserNameOrPassword, .banned, .badAuthenticationMethod, .clientIdentifierNotValid: true
@@ -153,13 +161,14 @@ extension MQTTClientError {
         case .packetTooLarge: self.init(.packetTooLarge, error.reason)
         case .malformedPacket, .topicNameInvalid: self.init(.malformedPacket, error.reason)
         case .topicAliasInvalid: self.init(.topicAliasInvalid, error.reason)
+        case .protocolError: self.init(.protocolError, error.reason)
         default: self.init(.protocolError, error.description)
         }
     }
 
     /// What the server answered: its code, its reason string, and where it sends us.
     init(_ code: Code, _ what: String = "", answer: ReasonCode, properties: Properties) {
-        let text = properties.reasonString.map { ": \($0)" } ?? ""
+        let text = properties.reasonString.map { ": \($0.withoutControls)" } ?? ""
         self.init(
             code, "\(what)\(answer)\(text)", reasonCode: answer,
             serverReference: properties.serverReference)

@@ -94,8 +94,19 @@ public struct MQTTConnection: MessageBus {
     }
 
     private func subscribe(to topics: [MQTTClientConfiguration.Topic], identifier: UInt32?) async throws -> [QoS] {
-        let codes = try await self.link.ask(.subscribe(topics.map { $0.subscription }, identifier: identifier))
-        return try zip(topics, codes).map { topic, code in
+        try Self.granted(topics, try await self.ask(topics, identifier))
+    }
+
+    private func ask(
+        _ topics: [MQTTClientConfiguration.Topic], _ identifier: UInt32?
+    ) async throws -> [ReasonCode] {
+        try await self.link.ask(.subscribe(topics.map { $0.subscription }, identifier: identifier))
+    }
+
+    private static func granted(
+        _ topics: [MQTTClientConfiguration.Topic], _ codes: [ReasonCode]
+    ) throws -> [QoS] {
+        try zip(topics, codes).map { topic, code in
             guard let qos = QoS(rawValue: code.rawValue) else {
                 throw MQTTClientError(.subscriptionRefused, "\(topic.filter): \(code)", reasonCode: code)
             }
@@ -140,19 +151,25 @@ public struct MQTTConnection: MessageBus {
             queue.discard()
         }
         let result: Result<Value, any Error>
+        // What there is to end.
+        var subscribed = queue.filters
         do {
-            let granted = try await self.subscribe(to: topics, identifier: queue.identifier)
-            for (topic, qos) in zip(topics, granted) {
+            let codes = try await self.ask(topics, queue.identifier)
+            subscribed = zip(queue.filters, codes).filter { !$1.isFailure }.map(\.0)
+            for (topic, qos) in zip(topics, try Self.granted(topics, codes)) {
                 if let error = topic.refusal(ReasonCode(rawValue: qos.rawValue)) { throw error }
             }
             result = .success(try await body(MQTTMessages(queue: queue, acknowledgement: acknowledgement)))
             queue.settleLast()
         } catch {
             result = .failure(error)
+            if (error as? MQTTClientError)?.wasNotSent == true { subscribed = [] }
         }
         // Also when we are cancelled, but then without waiting. What it throws says less than `result`: the
         // connection's end, mostly.
-        let unsubscribing = Task { try await self.unsubscribe(from: queue.filters) }
+        guard !subscribed.isEmpty else { return try result.get() }
+        let filters = subscribed
+        let unsubscribing = Task { try await self.unsubscribe(from: filters) }
         if !Task.isCancelled {
             _ = await withTaskCancellationHandler {
                 await unsubscribing.result

@@ -35,6 +35,8 @@ extension InstallationConfiguration {
                 providers.append(try await FileProvider<YAMLSnapshot>(config: ConfigReader(provider: path)))
             } catch let error as CommandError {
                 throw error
+            } catch let error as CocoaError where error.isFileError {
+                throw CommandError(.noInput, "\(file) cannot be read: \(error.localizedDescription)")
             } catch {
                 throw CommandError(.configuration, "\(file) is not YAML that can be read: \(error)")
             }

@@ -184,7 +184,9 @@ struct ConformanceTests {
     private static let connects: [Rule] = [
         Rule("something before CONNECT", nil, Step("C0 00", .end)),
         Rule("AUTH before CONNECT", nil, Step("F0 00", .end)),
-        Rule("protocol level 6", nil, Step("10 0D 0004 4D515454 06 02 003C 0001 61", .last("20 02 00 01"))),
+        Rule("protocol level 6", nil, Step("10 0D 0004 4D515454 06 02 003C 0001 61", .connAck(0x84))),
+        Rule("a bridge of 3.1.1", nil, Step("10 0D 0004 4D515454 84 02 003C 0001 61", .last("20 02 00 01"))),
+        Rule("MQTX of level 5", nil, Step("10 0D 0004 4D515458 05 02 003C 0001 61", .connAck(0x84))),
         Rule("MQIsdp", nil, Step("10 0F 0006 4D5149736470 03 02 003C 0001 61", .last("20 02 00 01"))),
         Rule("the reserved flag", nil, Step("10 0E 0004 4D515454 05 03 003C 00 0001 61", .connAck(0x81))),
         Rule("the reserved flag, 3.1.1", nil, Step("10 0D 0004 4D515454 04 03 003C 0001 61", .end)),

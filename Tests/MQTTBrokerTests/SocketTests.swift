@@ -329,19 +329,24 @@ struct SocketTests {
         }
     }
 
-    @Test("Connections beyond the limit are closed at once; a place that becomes free is given again")
-    func connectionLimit() async throws {
+    @Test(
+        "Connections beyond the limit are told so; a place that becomes free, or is taken over, is given again",
+        arguments: ProtocolVersion.allCases)
+    func connectionLimit(version: ProtocolVersion) async throws {
         var limits = BrokerLimits()
         limits.maximumConnections = 2
         try await TestBroker.withPlaintext(limits: limits) { broker in
             let (one, _) = try await broker.connect("auditor-1")
             let (two, _) = try await broker.connect("auditor-2")
-            let third = try await RawClient.connect(port: broker.port)
+            let (third, refused) = try await broker.connect("auditor-3", version: version)
+            #expect(refused.reasonCode == (version == .v5_0 ? .quotaExceeded : .serverUnavailable))
             #expect(try await third.expectEnd())
             try await two.ping()
+            let (_, takeover) = try await broker.connect("auditor-2", version: version)
+            #expect(takeover.reasonCode == .success)
             try await one.send(.disconnect(Disconnect()))
             #expect(try await one.expectEnd())
-            let (_, connAck) = try await broker.connect("auditor-1")
+            let (_, connAck) = try await broker.connect("auditor-1", version: version)
             #expect(connAck.reasonCode == .success)
         }
     }

@@ -165,6 +165,30 @@ struct MQTTConnectionTests {
         }
     }
 
+    @Test("Of a subscription that is refused in part, only what was granted is ended; in whole, nothing")
+    func endsWhatWasGranted() async throws {
+        try await self.run { connection in
+            for _ in 0..<2 {
+                await #expect(throws: error(.subscriptionRefused)) {
+                    try await connection.withSubscription(to: [self.topic("a"), self.topic("b")]) { _ in }
+                }
+            }
+        } server: { server in
+            let (connection, _) = try await server.acceptAndConnect()
+            guard case .subscribe(let first) = try await connection.next() else { return }
+            connection.send(.subAck(SubAck(packetID: first.packetID, reasonCodes: [.notAuthorized, .grantedQoS1])))
+            guard case .unsubscribe(let unsubscribe) = try await connection.next() else {
+                Issue.record("no UNSUBSCRIBE")
+                return
+            }
+            #expect(unsubscribe.filters == [try TopicFilter("b")])
+            connection.send(.unsubAck(UnsubAck(packetID: unsubscribe.packetID, reasonCodes: [.success])))
+            guard case .subscribe(let second) = try await connection.next() else { return }
+            connection.send(.subAck(SubAck(packetID: second.packetID, reasonCodes: [.notAuthorized, .notAuthorized])))
+            #expect(try await connection.next() == .disconnect(Disconnect()))
+        }
+    }
+
     @Test("Answers of the wrong kind or number end the connection", arguments: [0, 1, 2, 3])
     func wrongAnswer(kind: Int) async throws {
         try await self.run { connection in

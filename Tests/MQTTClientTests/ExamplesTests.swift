@@ -60,7 +60,14 @@ struct ExamplesTests {
             Failure(
                 arguments: ["publish", "--v3", "--content-type", "x", "a", "b", "--port"], status: 64,
                 text: "not-in-this-version"),
-            Failure(arguments: ["publish", "a/#", "b"], status: 64, text: "a/#"),
+            Failure(arguments: ["publish", "a/#", "b"], status: 64, text: "'a/#': a topic name"),
+            Failure(arguments: ["subscribe", "a#"], status: 64, text: "'a#': "),
+            Failure(arguments: ["publish", "a", "b", "--expiry=-1"], status: 64, text: "0 to 4294967295"),
+            Failure(arguments: ["subscribe", "a", "--count", "0"], status: 64, text: "--count 0: "),
+            Failure(
+                arguments: ["publish", "a", "b", "--password-file", "/none"], status: 64,
+                text: "--password-file /none: the file cannot be read"),
+            Failure(arguments: ["publish", "--port", "1", "a", "b"], status: 69, text: "1: Connection refused\n"),
             Failure(
                 arguments: ["durable-publish", "--client-id", "c", "--store", "/proc/none", "a"], status: 73,
                 text: "/proc/none"),

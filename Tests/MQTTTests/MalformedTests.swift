@@ -224,6 +224,29 @@ struct MalformedTests {
         #expect(try decoder.next() == .pubAck(PubAck(packetID: 100)))
     }
 
+    @Test("A packet has at most 1,024 properties or filters")
+    func many() throws {
+        func outcome(_ packet: Packet) throws -> Result<Packet?, MQTTError> {
+            var buffer = ByteBuffer()
+            try packet.encode(into: &buffer, version: .v5_0)
+            var decoder = PacketDecoder(sender: .client, version: .v5_0, maximumPacketSize: 1 << 20)
+            decoder.append(buffer)
+            return Result { () throws(MQTTError) in try decoder.next() }
+        }
+        let filter = try TopicFilter("t")
+        for (count, isRead) in [(1_024, true), (1_025, false)] {
+            let properties = Properties(Array(repeating: .userProperty(name: "", value: ""), count: count))
+            let subscriptions = Array(repeating: Subscription(filter: filter, maximumQoS: .atMostOnce), count: count)
+            for packet: Packet in [
+                .publish(Publish(topic: try TopicName("t"), payload: ByteBuffer(), properties: properties)),
+                .subscribe(Subscribe(packetID: 1, subscriptions: subscriptions)),
+                .unsubscribe(Unsubscribe(packetID: 1, filters: Array(repeating: filter, count: count))),
+            ] {
+                #expect(try outcome(packet) == (isRead ? .success(packet) : .failure(MQTTError(.packetTooLarge, ""))))
+            }
+        }
+    }
+
     @Test("Mutated packets never crash a decoder, and what is read can be written", arguments: 0..<8 as Range<UInt64>)
     func mutations(seed: UInt64) throws {
         let target = try #require(FuzzTarget.mqtt.first)

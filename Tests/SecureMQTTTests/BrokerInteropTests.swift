@@ -88,6 +88,70 @@ struct BrokerInteropTests {
         #expect(try await Self.stop(broker))
     }
 
+    /// Runs a script that speaks to the broker byte by byte: `connect(name)` gives a socket with a session.
+    private static func speak(_ port: Int, _ script: String) async throws {
+        let helpers = """
+            import socket, sys, time
+            def text(data):
+                return len(data).to_bytes(2, "big") + data
+            def packet(kind, body):
+                length, size = b"", len(body)
+                while True:
+                    length += bytes([size % 128 | (128 if size > 127 else 0)])
+                    size //= 128
+                    if size == 0:
+                        return bytes([kind]) + length + body
+            def connect(name):
+                for attempt in range(200):
+                    try:
+                        client = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)
+                        break
+                    except ConnectionRefusedError:
+                        time.sleep(0.1)
+                client.sendall(packet(0x10, text(b"MQTT") + b"\\4\\2\\0\\x3c" + text(name)))
+                assert client.recv(4) == b"\\x20\\2\\0\\0"
+                return client
+
+            """
+        let process = try ChildProcess("python3", ["-c", helpers + script, "\(port)"])
+        #expect(try await process.wait() == .exited(0), "\(process.errorOutput)")
+    }
+
+    @Test(.enabled(if: ChildProcess.find("python3") != nil))
+    func `what strangers say stays on its line of the log, and no terminal obeys it`() async throws {
+        let port = try freePort()
+        let broker = try await Self.startDevelopment(port)
+        try await Self.speak(
+            port,
+            """
+            client = connect("a\\n2026 forged".encode())
+            topic = "$SYS/a\\n2026 forged\\n\\x1b[2K\\x9b1A\\u202e"
+            client.sendall(packet(0x32, text(topic.encode()) + b"\\0\\1x"))
+            assert client.recv(9) == b""
+            """)
+        #expect(try await Self.stop(broker))
+        let lines = broker.errorOutput.split(separator: "\n")
+        #expect(!lines.contains { $0.hasPrefix("2026 forged") }, "\(lines)")
+        let told = lines.filter { $0.contains(#"topic=$SYS/a\u{A}2026 forged\u{A}\u{1B}[2K\u{9B}1A\u{202E}"#) }
+        #expect(told.count == 1, "\(lines)")
+    }
+
+    @Test(.enabled(if: ChildProcess.find("python3") != nil))
+    func `a log that nobody reads stops nothing`() async throws {
+        let port = try freePort()
+        let folder = try TemporaryDirectory()
+        let pipe = folder.path("log")
+        try #require(mkfifo(pipe, 0o600) == 0)
+        let reader = open(pipe, O_RDWR | O_NONBLOCK | O_CLOEXEC)
+        try #require(reader >= 0)
+        defer { close(reader) }
+        let broker = try ChildProcess(
+            "sh", ["-c", "exec \"$0\" broker --development --port \(port) 2>\"$1\"", Program.path, pipe])
+        // Each session is two lines, and a pipe holds 64 KB.
+        try await Self.speak(port, "for number in range(2000): connect(b\"client-%d\" % number).close()")
+        #expect(try await Self.stop(broker))
+    }
+
     /// What somebody's certificate allows, with each of Mosquitto's clients.
     private struct Right {
         let who: String

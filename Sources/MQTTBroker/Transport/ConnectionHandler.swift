@@ -1,3 +1,4 @@
+import MQTT
 import NIOCore
 import NIOSSL
 import NIOTLS
@@ -74,10 +75,13 @@ final class ConnectionHandler: ChannelInboundHandler {
             return (.untrusted, "the client's certificate does not lead to a trusted root, or is not valid now")
         }
         if text.contains("UNSUPPORTED_PROTOCOL") { return (.tlsVersion, "the client does not speak TLS 1.3") }
-        if text.contains("uncleanShutdown") {
+        if text.contains("uncleanShutdown") || text.contains("EOF during handshake") {
             return (.aborted, "the client closed the connection without a word")
         }
-        return (.tls, "the connection failed: \(text)")
+        if text.contains("WRONG_VERSION_NUMBER") || text.contains("HTTP_REQUEST") {
+            return (.tls, "the client does not speak TLS")
+        }
+        return (.tls, "the connection failed: \((error as? IOError)?.words ?? text.ofTLS)")
     }
 
     // MARK: For the handlers before this one

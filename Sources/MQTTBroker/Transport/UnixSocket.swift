@@ -1,4 +1,5 @@
 import Foundation
+import MQTT
 import NIOCore
 import NIOPosix
 
@@ -30,7 +31,8 @@ struct UnixSocket {
         do {
             channel = try await bootstrap.bind(unixDomainSocketPath: aside).get()
         } catch {
-            throw BrokerError(.listen, "cannot listen on \(self.path): \(error)")
+            throw BrokerError(
+                .listen, "cannot listen on \(self.path): \((error as? IOError)?.words ?? "\(error)")")
         }
         guard chmod(aside, mode_t(self.mode)) == 0, rename(aside, self.path) == 0 else {
             let failure = self.failure("cannot listen on \(self.path)")

@@ -67,7 +67,7 @@ struct DemoCommand: AsyncParsableCommand {
         let level = self.logLevel?.level
         LoggingSystem.bootstrap { label in
             guard let level else { return SwiftLogNoOpLogHandler() }
-            var handler = StreamLogHandler.standardError(label: label)
+            var handler = StreamLogHandler(label: label, stream: LogOutput.standardError)
             handler.logLevel = level
             return handler
         }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import Foundation
 import Logging
 import MQTTBroker
 
@@ -61,6 +62,8 @@ struct BrokerCommand: AsyncParsableCommand {
         let broker = try DevelopmentBroker.makeBroker(
             port: self.port ?? 1_883, settings: self.options.settings, logger: logger)
         DevelopmentBroker.warn()
+        // There is nothing to read again.
+        signal(SIGHUP, SIG_IGN)
         OpenFiles.raiseLimit(for: 0, logger: logger)
         try await runServices([broker, ListeningNotice(broker: broker)], logger: logger)
     }

@@ -11,8 +11,9 @@ struct LoggingOptions: ParsableArguments {
     /// To be called once, before the first logger is made.
     func bootstrap() {
         let level = self.logLevel.level
+        LogOutput.standardError.begin()
         LoggingSystem.bootstrap { label in
-            var handler = StreamLogHandler.standardError(label: label)
+            var handler = StreamLogHandler(label: label, stream: LogOutput.standardError)
             handler.logLevel = level
             return handler
         }
