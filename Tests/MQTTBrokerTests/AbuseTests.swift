@@ -138,6 +138,9 @@ import Testing
             #expect(grown < 200_000 || Sanitizer.isOn, "\(grown) KB")
             // Five abusers share two cores with the broker and its clients.
             let ratio = Self.percentile99(stressed) / max(Self.percentile99(calm), .microseconds(500))
+            print(
+                "abuse: a good client's p99 is \(Self.percentile99(calm)) unloaded, \(Self.percentile99(stressed)) in the crowd"
+            )
             #expect(ratio < 100, "p99 \(Self.percentile99(calm)) unloaded, \(Self.percentile99(stressed)) in the crowd")
             try await deaf.drop()
         }
