@@ -83,6 +83,14 @@ public struct SigningKey: Sendable {
         }
     }
 
+    /// What names the key, if it is in hardware and can be found again.
+    public var uri: String? {
+        switch self.backing {
+        case .software: nil
+        case .hardware(let key): key.uri
+        }
+    }
+
     /// PKCS#8 (RFC 5958) as PEM, for a TLS library and for ``KeyFile``; nil if the key is in hardware.
     public var pemRepresentation: String? {
         switch self.backing {
@@ -96,8 +104,15 @@ public struct SigningKey: Sendable {
 public protocol HardwareKey: Sendable {
     var publicKey: P256.Signing.PublicKey { get }
 
+    /// What ``HardwareKeys`` finds it by; nil if nothing does.
+    var uri: String? { get }
+
     /// Signs a SHA-256 digest by ECDSA over P-256. May block for as long as the device takes.
     func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature
+}
+
+extension HardwareKey {
+    public var uri: String? { nil }
 }
 
 /// A hardware key as swift-certificates wants it.

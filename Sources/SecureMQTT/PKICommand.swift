@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import PKCS11
 import PKI
 
 struct PKICommand: AsyncParsableCommand {
@@ -56,7 +57,7 @@ struct AuthorityOptions: ParsableArguments {
             return try AuthorityDirectory.open(
                 try self.path(settings),
                 passphrase: PassphraseSources.source(file: self.passphraseFile ?? settings?.passphraseFile),
-                publication: settings?.publication)
+                publication: settings?.publication, hardware: PKCS11Keys())
         } catch let error as PKIError where error.code == .missing {
             throw CommandError(.noInput, "\(error.reason): give --pki DIR or --config FILE of an installation")
         }
