@@ -61,8 +61,16 @@ public final class SoftHSM: Sendable {
 
     /// Pulls all tokens out, or puts them back.
     public func plug(_ isIn: Bool) throws {
+        let manager = FileManager.default
         let (inside, outside) = (self.folder.path("tokens"), self.folder.path("drawer"))
-        try FileManager.default.moveItem(atPath: isIn ? outside : inside, toPath: isIn ? inside : outside)
+        if isIn {
+            try manager.removeItem(atPath: inside)
+            try manager.moveItem(atPath: outside, toPath: inside)
+        } else {
+            try manager.moveItem(atPath: inside, toPath: outside)
+            // Without it SoftHSM does not start at all.
+            try manager.createDirectory(atPath: inside, withIntermediateDirectories: false)
+        }
     }
 
     @discardableResult
