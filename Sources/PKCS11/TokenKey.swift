@@ -35,7 +35,7 @@ final class TokenKey: HardwareKey {
         self.state = Mutex(State(open: (session, key)))
     }
 
-    func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature {
+    func sign(_ digest: some Digest) throws -> P256.Signing.ECDSASignature {
         do {
             return try self.state.withLock { (state) throws(PKIError) in
                 if let open = state.open {

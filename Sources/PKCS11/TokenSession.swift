@@ -250,14 +250,14 @@ final class TokenSession {
         guard result == CKR_OK else { throw self.failure("makes no key", result) }
     }
 
-    /// CKM_ECDSA: over a digest, as r||s.
-    func sign(_ digest: SHA256Digest, with key: Key) throws(PKIError) -> P256.Signing.ECDSASignature {
+    /// CKM_ECDSA: over the leftmost 32 bytes of a digest, as r||s.
+    func sign(_ digest: some Digest, with key: Key) throws(PKIError) -> P256.Signing.ECDSASignature {
         let functions = self.module.functions
         var mechanism = CK_MECHANISM(mechanism: CKM_ECDSA, pParameter: nil, ulParameterLen: 0)
         let begun = functions.pointee.C_SignInit(self.session, &mechanism, key.handle)
         guard begun == CKR_OK else { throw self.failure("does not sign", begun) }
         if key.wantsPIN { try self.showPIN(as: CKU_CONTEXT_SPECIFIC) }
-        var data = Array(digest)
+        var data = Array(digest.prefix(32))
         var signature = [UInt8](repeating: 0, count: 64)
         var length = CK_ULONG(signature.count)
         let result = functions.pointee.C_Sign(self.session, &data, CK_ULONG(data.count), &signature, &length)

@@ -57,6 +57,9 @@ struct TokenTests {
     func made() async throws {
         let key = try self.keys.openOrMake(self.uri("mona"))
         try await self.expectOpenSSL(key)
+        let long = SHA512.hash(data: [1])
+        let signature = try key.sign(prehashed: long)
+        #expect(key.publicKey.isValidSignature(signature, for: long))
         #expect(key.pemRepresentation == nil)
         let publicKey = key.publicKey.rawRepresentation
         #expect(try self.keys.open(self.uri("mona")).publicKey.rawRepresentation == publicKey)
@@ -319,7 +322,7 @@ struct TokenTests {
     /// A key in a token that is not there.
     private struct Gone: HardwareKey {
         let publicKey = P256.Signing.PrivateKey().publicKey
-        func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature { throw PKIError(.signing, "gone") }
+        func sign(_ digest: some Digest) throws -> P256.Signing.ECDSASignature { throw PKIError(.signing, "gone") }
     }
 
     private final class Peer: ChannelInboundHandler {
