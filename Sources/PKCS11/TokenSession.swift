@@ -56,8 +56,8 @@ final class TokenSession {
     /// Finds the token, and logs in if it wants that.
     ///
     /// - Parameter writing: whether something is to be made there.
-    /// - Throws: `PKIError` with code `missing` without the module, `hardware` without the token, `passphrase` for the
-    ///   PIN; those of its file.
+    /// - Throws: `PKIError` with code `missing` without the module, `hardware` without the token or while its PIN is
+    ///   locked, `passphrase` for a wrong PIN; those of its file.
     init(_ uri: TokenURI, writing: Bool = false) throws(PKIError) {
         let module = try TokenModule(uri.modulePath)
         let (slot, info) = try Self.find(uri, module)
@@ -119,11 +119,11 @@ final class TokenSession {
         // Tokens that are asked too often with a wrong PIN lock themselves, some for good.
         guard flags & CKF_USER_PIN_LOCKED == 0 else {
             throw PKIError(
-                .passphrase, "\(self.uri.name): the token's PIN is locked: its security officer can set another")
+                .hardware, "\(self.uri.name): the token's PIN is locked: its security officer can set another")
         }
         guard flags & CKF_USER_PIN_FINAL_TRY == 0 else {
             throw PKIError(
-                .passphrase,
+                .hardware,
                 "\(self.uri.name): a wrong PIN once more locks the token, so it is not tried: log in once with another tool, such as pkcs11-tool --login"
             )
         }
@@ -141,7 +141,7 @@ final class TokenSession {
             throw PKIError(.passphrase, "\(self.uri.name): the PIN in \(path) is wrong")
         case CKR_PIN_LOCKED:
             throw PKIError(
-                .passphrase, "\(self.uri.name): the token's PIN is locked: its security officer can set another")
+                .hardware, "\(self.uri.name): the token's PIN is locked: its security officer can set another")
         default: throw PKIError(.hardware, "\(self.uri.name): no login: \(Self.words(result))")
         }
     }

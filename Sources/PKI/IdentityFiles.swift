@@ -44,7 +44,7 @@ public struct IdentityFiles: Sendable {
         let chain = try CertificateFile.read(self.certificate)
         let key = try self.readKey()
         guard Self.belongs(key, to: chain) else {
-            throw PKIError(.signing, "\(self.key) is not the key of \(self.certificate)")
+            throw PKIError(.signing, "\(self.key.prefix { $0 != "?" }) is not the key of \(self.certificate)")
         }
         return (chain, key)
     }
@@ -58,8 +58,9 @@ public struct IdentityFiles: Sendable {
             do throws(PKIError) {
                 return try self.readKey()
             } catch {
-                guard error.code == .missing, let hardware, self.key.hasPrefix(KeyFile.uriScheme) else { throw error }
-                return try hardware.openOrMake(self.key)
+                guard error.code == .missing, let hardware, let uri = try KeyFile.uri(self.key, hardware: hardware)
+                else { throw error }
+                return try hardware.openOrMake(uri)
             }
         }
         do throws(PKIError) {

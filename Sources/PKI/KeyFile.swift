@@ -31,16 +31,23 @@ public enum KeyFile {
 
     /// The URI of a key in hardware.
     ///
-    /// - Parameter place: the URI, or a file that holds it.
+    /// - Parameters:
+    ///   - place: the URI, or a file that holds it.
+    ///   - hardware: resolves what a file says relative to its folder; nil leaves it as it is.
     /// - Returns: nil for a key that is in its file.
     /// - Throws: as ``read(_:passphrase:hardware:)``.
-    public static func uri(_ place: String) throws(PKIError) -> String? {
-        place.hasPrefix(Self.uriScheme) ? place : Self.uri(text: try Self.text(place))
+    public static func uri(_ place: String, hardware: (any HardwareKeys)? = nil) throws(PKIError) -> String? {
+        place.hasPrefix(Self.uriScheme) ? place : try Self.uri(try Self.text(place), of: place, hardware)
     }
 
-    private static func uri(text: String) -> String? {
-        guard text.hasPrefix(Self.uriScheme) else { return nil }
-        return text.split(whereSeparator: \.isNewline).first.map(String.init)
+    private static func uri(
+        _ text: String, of path: String, _ hardware: (any HardwareKeys)?
+    ) throws(PKIError) -> String? {
+        guard text.hasPrefix(Self.uriScheme), let line = text.split(whereSeparator: \.isNewline).first else {
+            return nil
+        }
+        guard let hardware, let slash = path.lastIndex(of: "/") else { return String(line) }
+        return try hardware.resolve(String(line), in: String(path[...slash]))
     }
 
     /// Whether a key file is under a passphrase.
@@ -64,10 +71,7 @@ public enum KeyFile {
     ) throws(PKIError) -> SigningKey {
         if path.hasPrefix(Self.uriScheme) { return try Self.find(path, hardware) }
         let text = try Self.text(path)
-        if let uri = Self.uri(text: text) {
-            guard let slash = path.lastIndex(of: "/") else { return try Self.find(uri, hardware) }
-            return try Self.find(try hardware?.resolve(uri, in: String(path[...slash])) ?? uri, hardware)
-        }
+        if let uri = try Self.uri(text, of: path, hardware) { return try Self.find(uri, hardware) }
         if let key = try? P256.Signing.PrivateKey(pemRepresentation: text) { return SigningKey(key) }
         guard let document = try? PEMDocument(pemString: text) else {
             throw PKIError(.format, "\(path) is not a PEM file with one private key")

@@ -77,7 +77,7 @@ struct InitCommand: AsyncParsableCommand {
     func run() async throws {
         var installation = try self.makeInstallation()
         installation.passphrase = try self.encryption.passphrase(for: "the authority's keys")
-        installation.keys = { [encryption] in try encryption.keys() }
+        installation.keys = { [encryption] () throws(PKIError) in try encryption.keys() }
         try installation.make(at: self.directory, now: .now)
         let output = Terminal.standardOutput
         if self.json {

@@ -27,7 +27,9 @@ struct Installation: Sendable {
     /// For the keys of the authority; nil leaves them to file permissions.
     var passphrase: Passphrase?
     /// Those of the authority; asked for once the folder is known to be free.
-    var keys: @Sendable () throws -> (root: SigningKey, issuing: SigningKey) = { (SigningKey(), SigningKey()) }
+    var keys: @Sendable () throws(PKIError) -> (root: SigningKey, issuing: SigningKey) = {
+        (SigningKey(), SigningKey())
+    }
     var publication: PublicationPoints?
 
     /// Makes it in a folder that does not exist or is empty: aside first, then in one step, so that a failure leaves

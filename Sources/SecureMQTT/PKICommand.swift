@@ -64,9 +64,21 @@ struct AuthorityOptions: ParsableArguments {
     }
 
     /// Of a key that the authority makes now, from where its other passphrases come.
-    func newPassphrase(_ what: String) async throws -> Passphrase {
+    private func newPassphrase(_ what: String) async throws -> Passphrase {
         let settings = try await self.settings()
         return try PassphraseSources.new(what, file: self.passphraseFile ?? settings?.passphraseFile)
+    }
+
+    /// A key that the authority makes now, and the passphrase of its file.
+    ///
+    /// - Parameters:
+    ///   - uri: of one in a token instead.
+    ///   - encrypted: whether its file shall have a passphrase.
+    func newKey(
+        _ what: String, inToken uri: String?, encrypted: Bool
+    ) async throws -> (key: SigningKey, passphrase: Passphrase?) {
+        let passphrase = encrypted && uri == nil ? try await self.newPassphrase(what) : nil
+        return (try KeyFile.makeKey(inToken: uri), passphrase)
     }
 
     func settings() async throws -> AuthoritySettings? {

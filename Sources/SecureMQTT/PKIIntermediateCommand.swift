@@ -43,12 +43,10 @@ struct PKIIntermediateCommand: AsyncParsableCommand {
                 $0,
                 passphrase: self.rootPassphraseFile.map { PassphraseSources.source(file: $0) } ?? authority.passphrase)
         }
-        let inToken = try self.issuingKey.map { try KeyFile.makeInToken($0, "--issuing-key") }
-        let passphrase =
-            self.unencrypted || inToken != nil
-            ? nil : try await self.authority.newPassphrase("the new intermediate's key")
+        let next = try await self.authority.newKey(
+            "the new intermediate's key", inToken: self.issuingKey, encrypted: !self.unencrypted)
         let renewed = try authority.addIntermediate(
-            rootKey: key, key: inToken ?? SigningKey(), passphrase: passphrase, at: .now)
+            rootKey: key, key: next.key, passphrase: next.passphrase, at: .now)
         let output = Terminal.standardOutput
         output.line("Made a new issuing intermediate; \(renewed.issuers.count) are served now.")
         output.line("New key identifier: \(renewed.issuing.keyIdentifier.hexadecimal)")

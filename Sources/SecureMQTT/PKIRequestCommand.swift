@@ -37,7 +37,7 @@ struct PKIRequestCommand: AsyncParsableCommand {
         guard !FileManager.default.fileExists(atPath: requestPath) else {
             throw CommandError(.cannotCreate, "\(requestPath) exists already and is not overwritten")
         }
-        let key = try self.key.map { try KeyFile.makeInToken($0, "--key") } ?? SigningKey()
+        let key = try KeyFile.makeKey(inToken: self.key)
         let request = try CertificateSigningRequest.make(for: id, key: key)
         try KeyFile.create(keyPath, key)
         let pem = try request.serializeAsPEM().pemString + "\n"

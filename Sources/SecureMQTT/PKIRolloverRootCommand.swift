@@ -29,17 +29,16 @@ struct PKIRolloverRootCommand: AsyncParsableCommand {
 
     func run() async throws {
         let authority = try await self.authority.openAuthority()
-        let inToken = try self.rootKey.map { try KeyFile.makeInToken($0, "--root-key") }
-        let passphrase =
-            self.unencrypted || inToken != nil ? nil : try await self.authority.newPassphrase("the new root's key")
-        let renewed = try authority.addRoot(key: inToken ?? SigningKey(), passphrase: passphrase, at: .now)
+        let next = try await self.authority.newKey(
+            "the new root's key", inToken: self.rootKey, encrypted: !self.unencrypted)
+        let renewed = try authority.addRoot(key: next.key, passphrase: next.passphrase, at: .now)
         let output = Terminal.standardOutput
         output.line("Made a new root; \(renewed.roots.count) are trusted now.")
         output.line("New root SHA256:\(renewed.root.sha256.hexadecimal)")
         output.line("New key identifier: \(renewed.root.keyIdentifier.hexadecimal)")
         output.line("Old key identifier: \(authority.root.keyIdentifier.hexadecimal)")
         output.line(
-            inToken == nil
+            next.key.uri == nil
                 ? "Move its key off this machine: \(renewed.rootKeyFile)"
                 : "Take the token with its key away; \(renewed.rootKeyFile) names it.")
     }

@@ -91,11 +91,9 @@ struct NewKeyOptions: ParsableArguments {
     }
 
     /// New ones, or those in tokens.
-    func keys() throws -> (root: SigningKey, issuing: SigningKey) {
-        (
-            try self.rootKey.map { try KeyFile.makeInToken($0, "--root-key") } ?? SigningKey(),
-            try self.issuingKey.map { try KeyFile.makeInToken($0, "--issuing-key") } ?? SigningKey()
-        )
+    func keys() throws(PKIError) -> (root: SigningKey, issuing: SigningKey) {
+        let root = try KeyFile.makeKey(inToken: self.rootKey)
+        return (root, try KeyFile.makeKey(inToken: self.issuingKey))
     }
 }
 

@@ -10,16 +10,19 @@ extension KeyFile {
         try Self.read(place, passphrase: passphrase, hardware: PKCS11Keys())
     }
 
-    /// The key in a token that a flag names, which is made there if the token has none of that name.
+    /// A new key: in memory, to be written to a file; or the one in a token that a flag names, which is made there if
+    /// the token has none of that name.
     ///
-    /// - Parameter flag: for messages.
-    /// - Throws: ``CommandError`` `usage` for what is no such URI; `PKIError`.
-    static func makeInToken(_ uri: String, _ flag: String) throws -> SigningKey {
-        guard uri.hasPrefix(Self.uriScheme) else {
-            throw CommandError(.usage, "\(flag) \(uri): the URI of a key in a token begins with \(Self.uriScheme)")
-        }
-        let keys = PKCS11Keys()
-        // As it is written down: good from any folder.
-        return try keys.openOrMake(try keys.resolve(uri, in: FileManager.default.currentDirectoryPath))
+    /// - Throws: `PKIError`: those of the token; `format` for what is no such URI.
+    static func makeKey(inToken uri: String?) throws(PKIError) -> SigningKey {
+        guard let uri else { return SigningKey() }
+        return try PKCS11Keys().openOrMake(try Self.absolute(uri))
+    }
+
+    /// The URI as it is written down: good from any folder.
+    ///
+    /// - Throws: `PKIError` with code `format`.
+    static func absolute(_ uri: String) throws(PKIError) -> String {
+        try PKCS11Keys().resolve(uri, in: FileManager.default.currentDirectoryPath)
     }
 }

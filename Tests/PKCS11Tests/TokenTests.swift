@@ -315,6 +315,15 @@ struct TokenTests {
         let relative = try KeyFile.read(self.folder.path("relative.key"), hardware: self.keys)
         #expect(relative.publicKey.rawRepresentation == key.publicKey.rawRepresentation)
         #expect(throws: PKIError(.hardware, "")) { try KeyFile.read(self.folder.path("relative.key")) }
+        // A token in the place of a broken one has no such key yet.
+        try self.folder.write(
+            "pkcs11:token=\(self.token);object=new?module-path=\(SoftHSM.module ?? "")&pin-source=own-pin",
+            to: "new.key")
+        let new = IdentityFiles(certificate: pem, key: self.folder.path("new.key"), hardware: self.keys)
+        let made = try new.prepareKey()
+        #expect(made.publicKey.rawRepresentation != key.publicKey.rawRepresentation)
+        #expect(try new.prepareKey().publicKey.rawRepresentation == made.publicKey.rawRepresentation)
+        #expect(throws: PKIError(.signing, "")) { try new.read() }
     }
 
     // MARK: TLS

@@ -271,10 +271,15 @@ struct JoinTests {
         let site = try await Site(tokens: ["secret": "mona"])
         var state = ESTServer.State(trustDomain: "test.example")
         state.tokens = ["secret": "mona"]
-        // A try that ends before the certificate comes leaves the key, which the next one takes.
+        // A try that ends before the certificate comes leaves the key, which the next one takes; but not that of a try
+        // without --key.
         state.mode = "busy"
         try site.server.set(state)
         let key = ["--key", softHSM.uri("home", "mona")]
+        #expect(try await site.join().status == 69)
+        let other = try await site.join(more: key, environment: softHSM.environment)
+        #expect(other.status == 73 && other.errorOutput.contains("is another key"), "\(other.errorOutput)")
+        try FileManager.default.removeItem(atPath: site.folder.path("devices/.mona.joining"))
         #expect(try await site.join(more: key, environment: softHSM.environment).status == 69)
         // Due at once.
         state.mode = ""

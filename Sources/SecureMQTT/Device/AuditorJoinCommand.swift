@@ -148,12 +148,25 @@ struct JoiningDevice: Sendable {
             throw CommandError(.unavailable, "another process is joining \(self.directory) now")
         }
         defer { withExtendedLifetime(lock) {} }
+        try self.requireSameKey()
         // What a former try has finished needs only its place.
         if let identity = try self.finished() { return try self.settle(identity) }
         let key = try self.key()
         let outcome = try await self.joining.join(key: key, token: try token(), clock: { .now })
         try self.write(outcome)
         return try self.settle(outcome.enrolled.identity)
+    }
+
+    /// A former try may have made its key in a file, or in another token: nobody shall take that for the one that is
+    /// wanted now.
+    private func requireSameKey() throws {
+        let path = "\(self.aside)/auditor.key"
+        guard let tokenKey, FileManager.default.fileExists(atPath: path) else { return }
+        guard try KeyFile.uri(path) == KeyFile.absolute(tokenKey) else {
+            throw CommandError(
+                .cannotCreate,
+                "\(path) is another key, of an earlier try: delete \(self.aside) to begin anew with --key")
+        }
     }
 
     private func key() throws -> SigningKey {
@@ -164,7 +177,7 @@ struct JoiningDevice: Sendable {
             // A key that a crash cut short has certified nothing yet.
             if error.code == .format { unlink(path) } else if error.code != .missing { throw error }
         }
-        let key = try self.tokenKey.map { try KeyFile.makeInToken($0, "--key") } ?? SigningKey()
+        let key = try KeyFile.makeKey(inToken: self.tokenKey)
         try KeyFile.create(path, key)
         return key
     }
