@@ -95,12 +95,20 @@ let package = Package(
         // X.509 profiles, the authority, revocation lists, verification of identities.
         .target(name: "PKI", dependencies: ["Identity", crypto, cryptoExtras, x509, asn1]),
 
+        // Private keys in tokens: PKCS #11, through p11-kit.
+        .systemLibrary(
+            name: "CP11Kit", pkgConfig: "p11-kit-1", providers: [.apt(["libp11-kit-dev"]), .brew(["p11-kit"])]),
+        .target(name: "PKCS11", dependencies: ["PKI", "CP11Kit", crypto]),
+
+        // The same keys and certificates for TLS.
+        .target(name: "PKITLS", dependencies: ["PKI", crypto, x509, logging, nio, nioPosix, nioSSL]),
+
         // The authority's process: enrolment (EST), revocation lists and OCSP over HTTP, issuance.
         .target(
             name: "CertificateAuthority",
             dependencies: [
-                "Identity", "PKI", crypto, x509, logging, lifecycle, nio, nioPosix, nioHTTP1, nioSSL, hummingbird,
-                hummingbirdTLS, httpClient,
+                "Identity", "PKI", "PKITLS", crypto, x509, logging, lifecycle, nio, nioPosix, nioHTTP1, nioSSL,
+                hummingbird, hummingbirdTLS, httpClient,
             ]),
 
         // The words of our domain: readings, statements, receipts, topics: no I/O.
@@ -124,11 +132,11 @@ let package = Package(
         // A device's side of enrolment (EST, RFC 7030): joining and renewing.
         .target(
             name: "Enrolment",
-            dependencies: ["Identity", "PKI", crypto, x509, asn1, nio, nioHTTP1, nioSSL, httpClient]),
+            dependencies: ["Identity", "PKI", "PKITLS", crypto, x509, asn1, nio, nioHTTP1, nioSSL, httpClient]),
         .executableTarget(
             name: "SecureMQTT",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "PKI", "Telemetry",
+                "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "PKI", "PKCS11", "PKITLS", "Telemetry",
                 "LiCore", "Auditor", "CertificateAuthority", "ControlCenter", "Enrolment",
                 argumentParser, configuration, grdb, logging, lifecycle, unixSignals, nio, nioPosix, nioSSL, crypto,
                 x509, asn1,
@@ -145,7 +153,7 @@ let package = Package(
             name: "FuzzTargets",
             dependencies: [
                 "Identity", "MQTT", "MQTTClient", "MQTTBroker", "COSE", "Telemetry", "LiCore", "Auditor", "Enrolment",
-                "PKI", crypto, nio, x509, asn1,
+                "PKI", "PKCS11", crypto, nio, x509, asn1,
             ],
             path: "Fuzz/FuzzTargets"),
         .executableTarget(name: "fuzz", dependencies: ["FuzzTargets"], path: "Fuzz/fuzz"),
@@ -172,6 +180,12 @@ let package = Package(
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
         .testTarget(
             name: "PKITests", dependencies: ["PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509, asn1]),
+        .testTarget(
+            name: "PKCS11Tests",
+            dependencies: [
+                "PKCS11", "PKITLS", "PKI", "Identity", "TestSupport", "FuzzTargets", crypto, x509, nio, nioPosix,
+                nioSSL, nioTLS,
+            ]),
         .testTarget(
             name: "CertificateAuthorityTests",
             dependencies: [

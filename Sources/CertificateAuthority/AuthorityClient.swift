@@ -5,6 +5,7 @@ import NIOCore
 import NIOHTTP1
 import NIOSSL
 public import PKI
+import PKITLS
 public import X509
 
 /// The operators' side of the authority's API.
@@ -30,12 +31,9 @@ public struct AuthorityClient: Sendable {
         do {
             var tls = TLSConfiguration.makeClientConfiguration()
             tls.minimumTLSVersion = .tlsv13
-            tls.trustRoots = .certificates(try roots.map { try NIOSSLCertificate(bytes: $0.der, format: .der) })
-            tls.certificateChain = try chain.map {
-                .certificate(try NIOSSLCertificate(bytes: $0.der, format: .der))
-            }
-            tls.privateKey = .privateKey(
-                try NIOSSLPrivateKey(bytes: Array((key.pemRepresentation ?? "").utf8), format: .pem))
+            tls.trustRoots = .certificates(try roots.tlsCertificates)
+            tls.certificateChain = try chain.tlsCertificates.map { .certificate($0) }
+            tls.privateKey = try key.tlsKey
             var configuration = HTTPClient.Configuration(tlsConfiguration: tls)
             configuration.timeout = .init(connect: .seconds(10), read: .seconds(30))
             configuration.redirectConfiguration = .disallow

@@ -4,6 +4,7 @@ import Logging
 import NIOPosix
 import NIOSSL
 import PKI
+import PKITLS
 import Synchronization
 import X509
 
@@ -77,13 +78,9 @@ final class Publisher: Sendable {
             profile, to: key.publicKey, at: now, renewing: isKnown, requester: profile.spiffeID.rawValue,
             note: "its own server")
         do {
-            let chain = try [certificate, directory.issuing].map {
-                NIOSSLCertificateSource.certificate(try NIOSSLCertificate(bytes: $0.der, format: .der))
-            }
             var override = NIOSSLContextConfigurationOverride()
-            override.certificateChain = chain
-            override.privateKey = .privateKey(
-                try NIOSSLPrivateKey(bytes: Array((key.pemRepresentation ?? "").utf8), format: .pem))
+            override.certificateChain = try [certificate, directory.issuing].tlsCertificates.map { .certificate($0) }
+            override.privateKey = try key.tlsKey
             let identity = override
             self.server.withLock { $0 = identity }
             state.server = certificate

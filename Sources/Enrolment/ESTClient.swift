@@ -7,6 +7,7 @@ import NIOCore
 import NIOHTTP1
 import NIOSSL
 public import PKI
+import PKITLS
 import SwiftASN1
 public import X509
 
@@ -208,22 +209,14 @@ public struct ESTClient: Sendable {
         tls.minimumTLSVersion = .tlsv13
         do {
             if let roots {
-                tls.trustRoots = .certificates(
-                    try roots.map { try NIOSSLCertificate(bytes: $0.der, format: .der) })
+                tls.trustRoots = .certificates(try roots.tlsCertificates)
             } else {
                 tls.certificateVerification = .none
             }
             if let credentials {
-                tls.certificateChain = try credentials.chain.map {
-                    .certificate(try NIOSSLCertificate(bytes: $0.der, format: .der))
-                }
-                guard let pem = credentials.key.pemRepresentation else {
-                    throw EnrolmentError(.identity, "renewal over TLS needs a key in a file")
-                }
-                tls.privateKey = .privateKey(try NIOSSLPrivateKey(bytes: Array(pem.utf8), format: .pem))
+                tls.certificateChain = try credentials.chain.tlsCertificates.map { .certificate($0) }
+                tls.privateKey = try credentials.key.tlsKey
             }
-        } catch let error as EnrolmentError {
-            throw error
         } catch {
             throw EnrolmentError(.identity, "TLS refuses certificate or key: \(error)")
         }
@@ -261,6 +254,10 @@ public struct ESTClient: Sendable {
                 .untrusted,
                 "\(self.address): its certificate does not lead to the root that is trusted here, or is out of its validity by this device's clock"
             )
+        }
+        if text.contains("PRIVATE_KEY_OPERATION_FAILED") {
+            return EnrolmentError(
+                .identity, "\(self.address): this device's private key did not sign: the log says why")
         }
         if error is NIOSSLExtraError || text.contains("failedToValidateHostname") {
             return EnrolmentError(

@@ -145,24 +145,36 @@ public struct BrokerTLS: Sendable {
     /// Mutual TLS 1.3 with a client certificate required.
     ///
     /// - Parameters:
+    ///   - chain: the broker's certificate and its intermediates.
+    ///   - key: its private key, which may be in hardware.
+    ///   - roots: the roots that clients' chains must lead to.
+    ///   - allowsTLS12: lets older clients in.
+    public init(
+        chain: [NIOSSLCertificate], key: NIOSSLPrivateKeySource, roots: [NIOSSLCertificate], allowsTLS12: Bool = false
+    ) {
+        var configuration = TLSConfiguration.makeServerConfigurationWithMTLS(
+            certificateChain: chain.map { .certificate($0) }, privateKey: key, trustRoots: .certificates(roots))
+        configuration.minimumTLSVersion = allowsTLS12 ? .tlsv12 : .tlsv13
+        configuration.shutdownTimeout = .seconds(1)
+        self.init(configuration)
+    }
+
+    /// As ``init(chain:key:roots:allowsTLS12:)``, from PEM texts.
+    ///
+    /// - Parameters:
     ///   - chainPEM: the broker's certificate and its intermediates.
     ///   - keyPEM: its private key.
     ///   - rootsPEM: the roots that clients' chains must lead to.
     ///   - allowsTLS12: lets older clients in.
     /// - Throws: an error of NIOSSL if one of them is not PEM.
     public init(chainPEM: String, keyPEM: String, rootsPEM: String, allowsTLS12: Bool = false) throws {
-        let chain = try NIOSSLCertificate.fromPEMBytes(Array(chainPEM.utf8))
-        let key = try NIOSSLPrivateKey(bytes: Array(keyPEM.utf8), format: .pem)
-        let roots = try NIOSSLCertificate.fromPEMBytes(Array(rootsPEM.utf8))
-        var configuration = TLSConfiguration.makeServerConfigurationWithMTLS(
-            certificateChain: chain.map { .certificate($0) }, privateKey: .privateKey(key),
-            trustRoots: .certificates(roots))
-        configuration.minimumTLSVersion = allowsTLS12 ? .tlsv12 : .tlsv13
-        configuration.shutdownTimeout = .seconds(1)
-        self.init(configuration)
+        self.init(
+            chain: try NIOSSLCertificate.fromPEMBytes(Array(chainPEM.utf8)),
+            key: .privateKey(try NIOSSLPrivateKey(bytes: Array(keyPEM.utf8), format: .pem)),
+            roots: try NIOSSLCertificate.fromPEMBytes(Array(rootsPEM.utf8)), allowsTLS12: allowsTLS12)
     }
 
-    /// Any other configuration, such as one with a key in hardware. Client certificates must be required in it.
+    /// Any other configuration. Client certificates must be required in it.
     public init(_ configuration: TLSConfiguration) {
         self.configuration = configuration
     }

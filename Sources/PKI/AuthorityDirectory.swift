@@ -17,7 +17,7 @@ public import X509
 /// After a rollover `root.pem` and `issuing.pem` hold several certificates, the one in use first; the key of a later
 /// one is `root-<key identifier>.key` or `issuing-<key identifier>.key`.
 ///
-/// Keys are 0600, encrypted unless their owner wanted it otherwise. Changes are made under a lock on `issued.jsonl`,
+/// Keys are 0600, encrypted unless their owner wanted it otherwise; of a key in hardware the file holds the URI. Changes are made under a lock on `issued.jsonl`,
 /// by one process at a time; a process that stays remembers what it has read, and reads on from there.
 public struct AuthorityDirectory: Sendable {
     public let path: String
@@ -31,6 +31,9 @@ public struct AuthorityDirectory: Sendable {
 
     /// Asked for the passphrase of an encrypted key, when the key is needed.
     public var passphrase: PassphraseSource?
+
+    /// Finds keys whose file holds the URI of one in hardware.
+    private let hardware: (any HardwareKeys)?
 
     private let memory: Memory
 
@@ -59,14 +62,20 @@ public struct AuthorityDirectory: Sendable {
     /// - Parameters:
     ///   - passphrase: for the key of the intermediate; nil leaves it to file permissions.
     ///   - rootPassphrase: for the key of the root.
+    ///   - key: of the intermediate; in hardware, or a new one. Passphrases are for keys in files.
+    ///   - rootKey: of the root, likewise.
     /// - Throws: ``PKIError`` with code `exists` if one of the files does, `io`, or `signing`.
     public static func create(
         _ path: String, trustDomain: TrustDomain, at now: UnixTime, passphrase: Passphrase? = nil,
-        rootPassphrase: Passphrase? = nil, publication: PublicationPoints? = nil
+        rootPassphrase: Passphrase? = nil, publication: PublicationPoints? = nil, key: SigningKey = SigningKey(),
+        rootKey: SigningKey = SigningKey(), hardware: (any HardwareKeys)? = nil
     ) throws(PKIError) -> AuthorityDirectory {
-        var root = try Authority.makeRoot(trustDomain: trustDomain, at: now)
+        guard key.publicKey.rawRepresentation != rootKey.publicKey.rawRepresentation else {
+            throw PKIError(.exists, "root and intermediate need a key each: name two")
+        }
+        var root = try Authority.makeRoot(trustDomain: trustDomain, key: rootKey, at: now)
         root.publication = publication
-        let issuing = try root.makeIntermediate(trustDomain: trustDomain, at: now)
+        let issuing = try root.makeIntermediate(trustDomain: trustDomain, key: key, at: now)
         let lists = [
             try root.makeRevocationList(number: 1, at: now, lifetime: Authority.rootRevocationListLifetime),
             try issuing.makeRevocationList(number: 1, at: now),
@@ -81,7 +90,7 @@ public struct AuthorityDirectory: Sendable {
             Self.revocationListsPath(in: path), Array(lists.map(\.pemText).joined().utf8), mode: 0o644)
         let directory = AuthorityDirectory(
             path: path, roots: [root.certificate], issuers: [issuing.certificate], publication: publication,
-            passphrase: passphrase?.source, memory: Memory())
+            passphrase: passphrase?.source, hardware: hardware, memory: Memory())
         // The key is at hand: it need not be decrypted again.
         directory.memory.keep(issuing)
         return directory
@@ -91,12 +100,13 @@ public struct AuthorityDirectory: Sendable {
     ///
     /// - Throws: ``PKIError`` with code `missing`, `format`, `chain` or `io`.
     public static func open(
-        _ path: String, passphrase: PassphraseSource? = nil, publication: PublicationPoints? = nil
+        _ path: String, passphrase: PassphraseSource? = nil, publication: PublicationPoints? = nil,
+        hardware: (any HardwareKeys)? = nil
     ) throws(PKIError) -> AuthorityDirectory {
         let directory = AuthorityDirectory(
             path: path, roots: try CertificateFile.read(Self.rootPath(in: path)),
             issuers: try CertificateFile.read(Self.issuingPath(in: path)), publication: publication,
-            passphrase: passphrase, memory: Memory())
+            passphrase: passphrase, hardware: hardware, memory: Memory())
         for root in directory.roots where root.issuer != root.subject {
             throw PKIError(.chain, "\(Self.rootPath(in: path)) holds a certificate that is not a root's")
         }
@@ -108,23 +118,24 @@ public struct AuthorityDirectory: Sendable {
 
     /// The same authority, with the certificates as they are on disk now.
     ///
-    /// - Throws: as ``open(_:passphrase:publication:)``.
+    /// - Throws: as ``open(_:passphrase:publication:hardware:)``.
     public func reopened() throws(PKIError) -> AuthorityDirectory {
         let fresh = try Self.open(self.path, passphrase: self.passphrase, publication: self.publication)
         return AuthorityDirectory(
             path: self.path, roots: fresh.roots, issuers: fresh.issuers, publication: self.publication,
-            passphrase: self.passphrase, memory: self.memory)
+            passphrase: self.passphrase, hardware: self.hardware, memory: self.memory)
     }
 
     private init(
         path: String, roots: [Certificate], issuers: [Certificate], publication: PublicationPoints?,
-        passphrase: PassphraseSource?, memory: Memory
+        passphrase: PassphraseSource?, hardware: (any HardwareKeys)?, memory: Memory
     ) {
         self.path = path
         self.roots = roots
         self.issuers = issuers
         self.publication = publication
         self.passphrase = passphrase
+        self.hardware = hardware
         self.memory = memory
     }
 
@@ -593,18 +604,30 @@ public struct AuthorityDirectory: Sendable {
         }
     }
 
+    /// Authorities are told apart by their keys.
+    private func requireNew(_ key: SigningKey) throws(PKIError) {
+        let publicKey = Certificate.PublicKey(key.publicKey)
+        guard (self.roots + self.issuers).allSatisfy({ $0.publicKey != publicKey }) else {
+            throw PKIError(.exists, "a root or intermediate here has that key already: name another")
+        }
+    }
+
     /// Makes a new intermediate beside the old one, which goes on serving what it issued: from now on the new one
     /// issues. The roots are asked for their key here, or it is brought back for this.
     ///
-    /// - Parameter passphrase: for the new key.
-    /// - Throws: ``PKIError`` with code `missing` without the root's key; those of the files; `signing`.
+    /// - Parameters:
+    ///   - key: of the new one; in hardware, or a new one in a file.
+    ///   - passphrase: for a new key in a file.
+    /// - Throws: ``PKIError`` with code `missing` without the root's key; those of the files; `signing`; `exists` for a
+    ///   key that an authority here has already.
     public func addIntermediate(
-        rootKey: SigningKey? = nil, passphrase: Passphrase?, at now: UnixTime
+        rootKey: SigningKey? = nil, key: SigningKey = SigningKey(), passphrase: Passphrase?, at now: UnixTime
     ) throws(PKIError) -> AuthorityDirectory {
         try self.requireRoomForAuthority()
+        try self.requireNew(key)
         let root = try self.openRoot(rootKey)
         let trustDomain = try self.trustDomain
-        let next = try root.makeIntermediate(trustDomain: trustDomain, at: now)
+        let next = try root.makeIntermediate(trustDomain: trustDomain, key: key, at: now)
         try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
             // The key first: a certificate that is on disk has its key.
             try KeyFile.create(
@@ -622,11 +645,16 @@ public struct AuthorityDirectory: Sendable {
     /// Makes a new root. Both are trusted from now on: parties learn the new one with their next look at the
     /// authority's certificates; only then let a new intermediate stand under it.
     ///
-    /// - Parameter passphrase: for the new key.
-    /// - Throws: ``PKIError``: those of the files; `signing`.
-    public func addRoot(passphrase: Passphrase?, at now: UnixTime) throws(PKIError) -> AuthorityDirectory {
+    /// - Parameters:
+    ///   - key: of the new one; in hardware, or a new one in a file.
+    ///   - passphrase: for a new key in a file.
+    /// - Throws: ``PKIError``: those of the files; `signing`; `exists` for a key that an authority here has already.
+    public func addRoot(
+        key: SigningKey = SigningKey(), passphrase: Passphrase?, at now: UnixTime
+    ) throws(PKIError) -> AuthorityDirectory {
         try self.requireRoomForAuthority()
-        let next = try Authority.makeRoot(trustDomain: try self.trustDomain, at: now)
+        try self.requireNew(key)
+        let next = try Authority.makeRoot(trustDomain: try self.trustDomain, key: key, at: now)
         try self.change { (_) throws(PKIError) -> (Void, [UInt8]) in
             try KeyFile.create(
                 Self.laterKeyPath("root", next.certificate, in: self.path), next.key, passphrase: passphrase)
@@ -713,11 +741,11 @@ public struct AuthorityDirectory: Sendable {
     private func rootKey(_ root: Certificate) throws(PKIError) -> SigningKey? {
         for path in [Self.laterKeyPath("root", root, in: self.path), Self.rootKeyPath(in: self.path)] {
             do throws(PKIError) {
-                let key = try KeyFile.read(path, passphrase: self.passphrase)
+                let key = try KeyFile.read(path, passphrase: self.passphrase, hardware: self.hardware)
                 if root.publicKey == Certificate.PublicKey(key.publicKey) { return key }
             } catch {
-                // An encrypted key that cannot be opened here is as good as offline.
-                guard error.code == .missing || error.code == .passphrase else { throw error }
+                // An encrypted key that cannot be opened here is as good as offline; so is one in a token that is not here.
+                guard [.missing, .passphrase, .hardware].contains(error.code) else { throw error }
             }
         }
         return nil
@@ -732,7 +760,8 @@ public struct AuthorityDirectory: Sendable {
             let later = Self.laterKeyPath("issuing", issuing, in: self.path)
             let path = FileManager.default.fileExists(atPath: later) ? later : Self.issuingKeyPath(in: self.path)
             authority = try Authority(
-                certificate: issuing, key: try KeyFile.read(path, passphrase: self.passphrase))
+                certificate: issuing,
+                key: try KeyFile.read(path, passphrase: self.passphrase, hardware: self.hardware))
             self.memory.keep(authority)
         }
         authority.publication = self.publication

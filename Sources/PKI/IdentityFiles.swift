@@ -6,16 +6,27 @@ public import X509
 /// The next pair is written beside the present one (`.next`), then renamed over it, the key first. A crash in between
 /// leaves one pair or the other: whoever reads finishes what was begun. A key that was made for a request is kept
 /// until its certificate has come, so that a second try asks for the same.
-public struct IdentityFiles: Hashable, Sendable {
+///
+/// A key in hardware stays: its certificates are exchanged alone.
+public struct IdentityFiles: Sendable {
     /// The leaf and its intermediate, PEM.
     public let certificate: String
-    /// PEM, mode 0600.
+    /// PEM, mode 0600; or the URI of a key in hardware, here or in the file.
     public let key: String
+    private let hardware: (any HardwareKeys)?
 
-    public init(certificate: String, key: String) {
+    /// - Parameter hardware: finds the key, if it is in hardware.
+    public init(certificate: String, key: String, hardware: (any HardwareKeys)? = nil) {
         self.certificate = certificate
         self.key = key
+        self.hardware = hardware
     }
+
+    /// Whether the key is in hardware, where it is made once and stays. A file that cannot be read says no; whoever
+    /// reads it for the key says why.
+    public var isInHardware: Bool { ((try? KeyFile.uri(self.key)) ?? nil) != nil }
+
+    private func readKey() throws(PKIError) -> SigningKey { try KeyFile.read(self.key, hardware: self.hardware) }
 
     private var nextCertificate: String { "\(self.certificate).next" }
     private var nextKey: String { "\(self.key).next" }
@@ -24,23 +35,34 @@ public struct IdentityFiles: Hashable, Sendable {
     ///
     /// - Throws: ``PKIError``: those of the files; `signing` if the key is not the certificate's.
     public func read() throws(PKIError) -> (chain: [Certificate], key: SigningKey) {
-        // Another process may be exchanging the pair at this moment.
-        for _ in 0..<3 {
-            if try self.finish() { break }
+        if !self.isInHardware {
+            // Another process may be exchanging the pair at this moment.
+            for _ in 0..<3 {
+                if try self.finish() { break }
+            }
         }
         let chain = try CertificateFile.read(self.certificate)
-        let key = try KeyFile.read(self.key)
+        let key = try self.readKey()
         guard Self.belongs(key, to: chain) else {
-            throw PKIError(.signing, "\(self.key) is not the key of \(self.certificate)")
+            throw PKIError(.signing, "\(self.key.prefix { $0 != "?" }) is not the key of \(self.certificate)")
         }
         return (chain, key)
     }
 
     /// The key of the next certificate: the one that was made for a request before, or a new one, on disk when this
-    /// returns.
+    /// returns. In hardware the present one, or a new one if the hardware has none of that name.
     ///
     /// - Throws: ``PKIError``.
     public func prepareKey() throws(PKIError) -> SigningKey {
+        if self.isInHardware {
+            do throws(PKIError) {
+                return try self.readKey()
+            } catch {
+                guard error.code == .missing, let hardware, let uri = try KeyFile.uri(self.key, hardware: hardware)
+                else { throw error }
+                return try hardware.openOrMake(uri)
+            }
+        }
         do throws(PKIError) {
             return try KeyFile.read(self.nextKey)
         } catch {
@@ -60,11 +82,14 @@ public struct IdentityFiles: Hashable, Sendable {
     public func replace(_ chain: [Certificate]) throws(PKIError) {
         try self.keepFormer()
         let text = Array(chain.map(\.pemText).joined().utf8)
-        if let present = try? KeyFile.read(self.key), Self.belongs(present, to: chain) {
+        let isInHardware = self.isInHardware
+        // Hardware that fails says why; a file that does is exchanged.
+        let present = try isInHardware ? self.readKey() : try? self.readKey()
+        if let present, Self.belongs(present, to: chain) {
             try DurableFile.replace(self.certificate, text, mode: 0o644)
             return
         }
-        guard let next = try? KeyFile.read(self.nextKey), Self.belongs(next, to: chain) else {
+        guard !isInHardware, let next = try? KeyFile.read(self.nextKey), Self.belongs(next, to: chain) else {
             throw PKIError(.signing, "the certificate is for no key of this device")
         }
         try DurableFile.replace(self.nextCertificate, text, mode: 0o644)
@@ -132,7 +157,7 @@ public struct IdentityFiles: Hashable, Sendable {
     /// - Returns: `nil` if another process exchanges this pair now.
     /// - Throws: ``PKIError`` with code `io`.
     public func lock() throws(PKIError) -> Lock? {
-        let path = "\(self.key).lock"
+        let path = "\(self.key.hasPrefix(KeyFile.uriScheme) ? self.certificate : self.key).lock"
         let descriptor = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
         guard descriptor >= 0 else {
             throw PKIError(.io, "cannot open \(path): \(String(cString: strerror(errno)))")

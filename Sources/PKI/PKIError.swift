@@ -67,6 +67,8 @@ public struct PKIError: Error, Hashable, Sendable, CustomStringConvertible {
         public static let tokenUsed = Code("token-used")
         /// Too much was asked for in a short time.
         public static let busy = Code("busy")
+        /// A token with keys is not there, or cannot be used, or its module.
+        public static let hardware = Code("hardware")
         /// The key, software or hardware, could not sign.
         public static let signing = Code("signing")
     }

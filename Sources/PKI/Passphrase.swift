@@ -3,7 +3,7 @@ public struct Passphrase: Sendable, CustomStringConvertible, CustomDebugStringCo
     /// The longest passphrase, in bytes.
     public static let maximumLength = 1_024
 
-    let bytes: [UInt8]
+    package let bytes: [UInt8]
 
     /// - Throws: ``PKIError`` with code `passphrase` if it is empty or too long.
     public init(_ text: some StringProtocol) throws(PKIError) {

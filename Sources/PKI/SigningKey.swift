@@ -41,6 +41,13 @@ public struct SigningKey: Sendable {
     ///
     /// - Throws: ``PKIError`` with code `signing`.
     public func sign(_ digest: SHA256Digest) throws(PKIError) -> P256.Signing.ECDSASignature {
+        try self.sign(prehashed: digest)
+    }
+
+    /// Signs a digest of another hash function by ECDSA: its leftmost 32 bytes (FIPS 186-5 section 6.4).
+    ///
+    /// - Throws: ``PKIError`` with code `signing`.
+    public func sign(prehashed digest: some Digest) throws(PKIError) -> P256.Signing.ECDSASignature {
         do {
             switch self.backing {
             case .software(let key): return try key.signature(for: digest)
@@ -48,20 +55,6 @@ public struct SigningKey: Sendable {
             }
         } catch let error as PKIError {
             throw error
-        } catch {
-            throw PKIError(.signing, "the private key could not sign: \(error)")
-        }
-    }
-
-    /// Signs a digest of another hash function by ECDSA: its leftmost 32 bytes (FIPS 186-5 section 6.4).
-    ///
-    /// - Throws: ``PKIError`` with code `signing`; always for a key in hardware, which takes SHA-256 only.
-    public func sign(prehashed digest: some Digest) throws(PKIError) -> P256.Signing.ECDSASignature {
-        guard case .software(let key) = self.backing else {
-            throw PKIError(.signing, "a hardware key signs SHA-256 digests only")
-        }
-        do {
-            return try key.signature(for: digest)
         } catch {
             throw PKIError(.signing, "the private key could not sign: \(error)")
         }
@@ -83,6 +76,14 @@ public struct SigningKey: Sendable {
         }
     }
 
+    /// What names the key, if it is in hardware and can be found again.
+    public var uri: String? {
+        switch self.backing {
+        case .software: nil
+        case .hardware(let key): key.uri
+        }
+    }
+
     /// PKCS#8 (RFC 5958) as PEM, for a TLS library and for ``KeyFile``; nil if the key is in hardware.
     public var pemRepresentation: String? {
         switch self.backing {
@@ -96,8 +97,15 @@ public struct SigningKey: Sendable {
 public protocol HardwareKey: Sendable {
     var publicKey: P256.Signing.PublicKey { get }
 
-    /// Signs a SHA-256 digest by ECDSA over P-256. May block for as long as the device takes.
-    func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature
+    /// What ``HardwareKeys`` finds it by; nil if nothing does.
+    var uri: String? { get }
+
+    /// Signs a digest by ECDSA over P-256: its leftmost 32 bytes. May block for as long as the device takes.
+    func sign(_ digest: some Digest) throws -> P256.Signing.ECDSASignature
+}
+
+extension HardwareKey {
+    public var uri: String? { nil }
 }
 
 /// A hardware key as swift-certificates wants it.

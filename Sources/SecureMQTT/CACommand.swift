@@ -2,6 +2,7 @@ import ArgumentParser
 import CertificateAuthority
 import Foundation
 import Logging
+import PKCS11
 import PKI
 
 struct CACommand: AsyncParsableCommand {
@@ -45,7 +46,7 @@ struct CACommand: AsyncParsableCommand {
         let directory = try AuthorityDirectory.open(
             settings.directory,
             passphrase: PassphraseSources.source(file: self.passphraseFile ?? settings.passphraseFile),
-            publication: settings.publication)
+            publication: settings.publication, hardware: PKCS11Keys())
         let logger = Logger(label: "ca")
         if let folder = settings.mosquitto {
             let takeover = try MosquittoTakeover(folder: folder, configuration, roots: directory.roots)

@@ -109,6 +109,7 @@ struct CommandError: Error, CustomStringConvertible {
         case .missing: .noInput
         case .permissions, .passphrase: .permission
         case .io: .io
+        case .hardware: .unavailable
         case .signing: .software
         default: .badData
         }

@@ -77,6 +77,7 @@ struct InitCommand: AsyncParsableCommand {
     func run() async throws {
         var installation = try self.makeInstallation()
         installation.passphrase = try self.encryption.passphrase(for: "the authority's keys")
+        installation.keys = { [encryption] () throws(PKIError) in try encryption.keys() }
         try installation.make(at: self.directory, now: .now)
         let output = Terminal.standardOutput
         if self.json {
@@ -141,8 +142,14 @@ struct InitCommand: AsyncParsableCommand {
         output.line("Made \(directory) for the trust domain \(output.styled("\(installation.trustDomain)", .bold)).")
         output.line()
         output.line(output.styled("Next", .bold))
-        output.line("  1. Move the root's key off this machine; only a new root list or intermediate needs it again:")
-        output.line("       secure-mqtt pki export-root /media/offline --pki \(directory)/pki --remove")
+        if self.encryption.rootKey == nil {
+            output.line(
+                "  1. Move the root's key off this machine; only a new root list or intermediate needs it again:")
+            output.line("       secure-mqtt pki export-root /media/offline --pki \(directory)/pki --remove")
+        } else {
+            output.line(
+                "  1. Take the token with the root's key away; only a new root list or intermediate needs it again.")
+        }
         output.line("  2. Start broker and control center:")
         output.line("       secure-mqtt serve --config \(directory)/secure-mqtt.yaml")
         if let first {

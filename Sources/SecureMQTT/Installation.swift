@@ -1,5 +1,6 @@
 import Foundation
 import Identity
+import PKCS11
 import PKI
 import X509
 
@@ -25,6 +26,10 @@ struct Installation: Sendable {
     var ca: Identifier?
     /// For the keys of the authority; nil leaves them to file permissions.
     var passphrase: Passphrase?
+    /// Those of the authority; asked for once the folder is known to be free.
+    var keys: @Sendable () throws(PKIError) -> (root: SigningKey, issuing: SigningKey) = {
+        (SigningKey(), SigningKey())
+    }
     var publication: PublicationPoints?
 
     /// Makes it in a folder that does not exist or is empty: aside first, then in one step, so that a failure leaves
@@ -57,9 +62,11 @@ struct Installation: Sendable {
     private func fill(_ path: String, now: UnixTime) throws {
         let pki = "\(path)/pki"
         try Self.makeDirectory(pki, mode: 0o755)
+        let keys = try self.keys()
         let authority = try AuthorityDirectory.create(
             pki, trustDomain: self.trustDomain, at: now, passphrase: self.passphrase,
-            rootPassphrase: self.passphrase, publication: self.publication)
+            rootPassphrase: self.passphrase, publication: self.publication, key: keys.issuing, rootKey: keys.root,
+            hardware: PKCS11Keys())
         let host = self.hosts.first?.description ?? "localhost"
 
         try Party.issue(

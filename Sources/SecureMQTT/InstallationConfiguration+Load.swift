@@ -3,6 +3,7 @@ import ControlCenter
 import Foundation
 import Identity
 import MQTTBroker
+import PKCS11
 import PKI
 import Telemetry
 
@@ -67,7 +68,7 @@ extension InstallationConfiguration {
             listen: values.string(.brokerListen) ?? "0.0.0.0",
             plaintextPort: try values.int(.brokerPlaintextPort, 0...65_535),
             certificate: values.path(.brokerCertificate),
-            key: values.path(.brokerKey),
+            key: try values.key(.brokerKey),
             store: values.path(.brokerStore),
             durability: try values.choice(.brokerDurability, default: .safe),
             allowTLS12: try values.bool(.brokerAllowTLS12, default: false),
@@ -90,7 +91,7 @@ extension InstallationConfiguration {
         self.licore = LiCoreSettings(
             fleet: values.path(.licoreFleet) ?? values.resolve("fleet.json"),
             controller: try values.identifier(.licoreController),
-            controllerKey: values.path(.licoreControllerKey))
+            controllerKey: try values.key(.licoreControllerKey))
         self.alerts = AlertSettings(
             rules: try Self.alertRules(values), notifications: try Self.notifications(values))
         self.auditor = try values.has(.auditorID) ? Self.auditor(values) : nil
@@ -130,7 +131,7 @@ extension InstallationConfiguration {
         ControlCenterSettings(
             id: try values.required(.controlCenterID) { (text) throws(IdentityError) in try Identifier(text) },
             certificate: try values.requiredPath(.controlCenterCertificate),
-            key: try values.requiredPath(.controlCenterKey),
+            key: try values.requiredKey(.controlCenterKey),
             store: values.path(.controlCenterStore) ?? values.resolve("store/store.sqlite3"),
             workers: try values.int(.controlCenterWorkers, 0...1_024, default: 0))
     }
@@ -252,7 +253,7 @@ extension InstallationConfiguration {
         return AuditorSettings(
             id: try values.required(.auditorID) { (text) throws(IdentityError) in try Identifier(text) },
             certificate: try values.requiredPath(.auditorCertificate),
-            key: try values.requiredPath(.auditorKey),
+            key: try values.requiredKey(.auditorKey),
             state: values.path(.auditorState) ?? values.resolve("state"),
             authority: values.string(.auditorAuthority),
             keepsKey: try values.bool(.auditorKeepKey, default: false),
@@ -357,6 +358,21 @@ private struct Values {
     func requiredPath(_ key: Key) throws(CommandError) -> String {
         guard let path = self.path(key) else { throw self.missing(key) }
         return path
+    }
+
+    /// The path of a private key's file, or the URI of one in a token, whose PIN file is a path like any other.
+    func key(_ key: Key) throws(CommandError) -> String? {
+        guard let text = self.string(key), text.hasPrefix(KeyFile.uriScheme) else { return self.path(key) }
+        do throws(PKIError) {
+            return try PKCS11Keys().resolve(text, in: self.isFromOutside(key.rawValue) ? "" : self.resolve(""))
+        } catch {
+            throw self.wrong(key, error.reason)
+        }
+    }
+
+    func requiredKey(_ key: Key) throws(CommandError) -> String {
+        guard let place = try self.key(key) else { throw self.missing(key) }
+        return place
     }
 
     func resolve(_ path: String) -> String {

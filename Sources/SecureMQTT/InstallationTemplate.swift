@@ -27,6 +27,7 @@ enum InstallationTemplate {
           # A port without TLS, on loopback only, for tests. None unless set.
           #plaintext-port: 1883
           certificate: broker/broker.pem
+          # A file of mode 0600, here and in the other sections; or a key in a token: 'pkcs11:...', see docs/pki.md.
           key: broker/broker.key
           # The folder in which sessions, queued and retained messages outlive the process; without it they end with it.
           store: broker
@@ -172,10 +173,12 @@ enum InstallationTemplate {
         auditor:
           id: \(id)
           certificate: auditor.pem
+          # A file of mode 0600, or a key in a token (TPM, smart card), here or in the file, see docs/pki.md:
+          # 'pkcs11:token=home;object=mona?module-path=/usr/lib/.../module.so&pin-source=file:pin'
           key: auditor.key
           # Who renews the certificate, in time and by itself; nobody unless set.
           \(authority.map { "authority: \($0)" } ?? "#authority: https://ca.example.org:8443")
-          # Keep the key when the certificate is renewed, instead of making a new one.
+          # Keep the key when the certificate is renewed, instead of making a new one. One in a token is always kept.
           #keep-key: false
           # The outbox. Never copy it to a second device.
           #state: state

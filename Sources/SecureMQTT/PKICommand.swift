@@ -1,5 +1,6 @@
 import ArgumentParser
 import Foundation
+import PKCS11
 import PKI
 
 struct PKICommand: AsyncParsableCommand {
@@ -56,16 +57,28 @@ struct AuthorityOptions: ParsableArguments {
             return try AuthorityDirectory.open(
                 try self.path(settings),
                 passphrase: PassphraseSources.source(file: self.passphraseFile ?? settings?.passphraseFile),
-                publication: settings?.publication)
+                publication: settings?.publication, hardware: PKCS11Keys())
         } catch let error as PKIError where error.code == .missing {
             throw CommandError(.noInput, "\(error.reason): give --pki DIR or --config FILE of an installation")
         }
     }
 
     /// Of a key that the authority makes now, from where its other passphrases come.
-    func newPassphrase(_ what: String) async throws -> Passphrase {
+    private func newPassphrase(_ what: String) async throws -> Passphrase {
         let settings = try await self.settings()
         return try PassphraseSources.new(what, file: self.passphraseFile ?? settings?.passphraseFile)
+    }
+
+    /// A key that the authority makes now, and the passphrase of its file.
+    ///
+    /// - Parameters:
+    ///   - uri: of one in a token instead.
+    ///   - encrypted: whether its file shall have a passphrase.
+    func newKey(
+        _ what: String, inToken uri: String?, encrypted: Bool
+    ) async throws -> (key: SigningKey, passphrase: Passphrase?) {
+        let passphrase = encrypted && uri == nil ? try await self.newPassphrase(what) : nil
+        return (try KeyFile.makeKey(inToken: uri), passphrase)
     }
 
     func settings() async throws -> AuthoritySettings? {

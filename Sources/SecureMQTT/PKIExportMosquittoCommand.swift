@@ -78,7 +78,7 @@ struct PKIExportMosquittoCommand: AsyncParsableCommand {
         }
 
         // Everything is read before anything is written.
-        let pemKey = try KeyFile.read(key)
+        let pemKey = try KeyFile.open(key)
         guard let keyText = pemKey.pemRepresentation else {
             throw CommandError(.badData, "\(key): Mosquitto needs a key in a file")
         }

@@ -31,6 +31,11 @@ struct PKIExportRootCommand: AsyncParsableCommand {
     func run() async throws {
         let authority = try await self.authority.openAuthority()
         let source = authority.rootKeyFile
+        if let uri = try KeyFile.uri(source) {
+            throw CommandError(
+                .badData,
+                "the root's key is in a token and cannot be copied (\(uri.prefix { $0 != "?" })): take the token away")
+        }
         let bytes = try DurableFile.read(source, maximumSize: KeyFile.maximumSize, ownerOnly: true)
         let (key, certificate) = ("\(self.directory)/root.key", "\(self.directory)/root.pem")
         try DurableFile.create(key, bytes, mode: 0o600)

@@ -16,12 +16,19 @@ struct PKIIntermediateCommand: AsyncParsableCommand {
             """)
 
     @Option(
-        help: ArgumentHelp("The root's key; default: the one in the authority's folder.", valueName: "file"))
+        help: ArgumentHelp(
+            "The root's key, or the URI of one in a token; default: the one in the authority's folder.",
+            valueName: "file"))
     var rootKey: String?
 
     @Option(
         help: ArgumentHelp("The passphrase of the root's key, if it has one of its own.", valueName: "file"))
     var rootPassphraseFile: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Use this key in a token for the new intermediate, or make it there: pkcs11:token=...", valueName: "uri"))
+    var issuingKey: String?
 
     @Flag(help: "Leave the new key to file permissions alone.")
     var unencrypted = false
@@ -32,12 +39,14 @@ struct PKIIntermediateCommand: AsyncParsableCommand {
     func run() async throws {
         let authority = try await self.authority.openAuthority()
         let key = try self.rootKey.map {
-            try KeyFile.read(
+            try KeyFile.open(
                 $0,
                 passphrase: self.rootPassphraseFile.map { PassphraseSources.source(file: $0) } ?? authority.passphrase)
         }
-        let passphrase = self.unencrypted ? nil : try await self.authority.newPassphrase("the new intermediate's key")
-        let renewed = try authority.addIntermediate(rootKey: key, passphrase: passphrase, at: .now)
+        let next = try await self.authority.newKey(
+            "the new intermediate's key", inToken: self.issuingKey, encrypted: !self.unencrypted)
+        let renewed = try authority.addIntermediate(
+            rootKey: key, key: next.key, passphrase: next.passphrase, at: .now)
         let output = Terminal.standardOutput
         output.line("Made a new issuing intermediate; \(renewed.issuers.count) are served now.")
         output.line("New key identifier: \(renewed.issuing.keyIdentifier.hexadecimal)")

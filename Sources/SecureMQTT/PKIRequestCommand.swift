@@ -11,7 +11,7 @@ struct PKIRequestCommand: AsyncParsableCommand {
         commandName: "request",
         abstract: "Make a key on this device, and a request to have it certified.",
         discussion: """
-            The key stays here; only the request travels.
+            The key stays here, in a file or, with --key, in a token (PKCS#11); only the request travels.
 
             EXAMPLE
               On the device:     secure-mqtt pki request anna
@@ -25,13 +25,19 @@ struct PKIRequestCommand: AsyncParsableCommand {
     @Option(name: [.long, .short], help: ArgumentHelp("The folder for <id>.key and <id>.csr.", valueName: "dir"))
     var out: String = "."
 
+    @Option(
+        help: ArgumentHelp(
+            "Use this key in a token, or make it there; <id>.key then holds this URI: pkcs11:token=...",
+            valueName: "uri"))
+    var key: String?
+
     func run() async throws {
         let id = try Identifier(self.id)
         let (keyPath, requestPath) = ("\(self.out)/\(id).key", "\(self.out)/\(id).csr")
         guard !FileManager.default.fileExists(atPath: requestPath) else {
             throw CommandError(.cannotCreate, "\(requestPath) exists already and is not overwritten")
         }
-        let key = SigningKey()
+        let key = try KeyFile.makeKey(inToken: self.key)
         let request = try CertificateSigningRequest.make(for: id, key: key)
         try KeyFile.create(keyPath, key)
         let pem = try request.serializeAsPEM().pemString + "\n"

@@ -84,7 +84,7 @@ struct PKIRevokeCommand: AsyncParsableCommand {
         } else {
             let withRoot = try authority.renewRevocationLists(
                 at: .now,
-                rootKey: try self.rootKey.map { try KeyFile.read($0, passphrase: authority.passphrase) })
+                rootKey: try self.rootKey.map { try KeyFile.open($0, passphrase: authority.passphrase) })
             output.line("Wrote \(path)\(withRoot ? "" : "; the root's list stays, its key is not here").")
             try await self.tellMosquitto(authority, ending: [])
         }

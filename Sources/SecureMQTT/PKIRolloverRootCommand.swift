@@ -16,6 +16,11 @@ struct PKIRolloverRootCommand: AsyncParsableCommand {
               secure-mqtt pki export-root /media/new --pki /srv/energy/pki --remove
             """)
 
+    @Option(
+        help: ArgumentHelp(
+            "Use this key in a token for the new root, or make it there: pkcs11:token=...", valueName: "uri"))
+    var rootKey: String?
+
     @Flag(help: "Leave the new key to file permissions alone.")
     var unencrypted = false
 
@@ -24,13 +29,17 @@ struct PKIRolloverRootCommand: AsyncParsableCommand {
 
     func run() async throws {
         let authority = try await self.authority.openAuthority()
-        let passphrase = self.unencrypted ? nil : try await self.authority.newPassphrase("the new root's key")
-        let renewed = try authority.addRoot(passphrase: passphrase, at: .now)
+        let next = try await self.authority.newKey(
+            "the new root's key", inToken: self.rootKey, encrypted: !self.unencrypted)
+        let renewed = try authority.addRoot(key: next.key, passphrase: next.passphrase, at: .now)
         let output = Terminal.standardOutput
         output.line("Made a new root; \(renewed.roots.count) are trusted now.")
         output.line("New root SHA256:\(renewed.root.sha256.hexadecimal)")
         output.line("New key identifier: \(renewed.root.keyIdentifier.hexadecimal)")
         output.line("Old key identifier: \(authority.root.keyIdentifier.hexadecimal)")
-        output.line("Move its key off this machine: \(renewed.rootKeyFile)")
+        output.line(
+            next.key.uri == nil
+                ? "Move its key off this machine: \(renewed.rootKeyFile)"
+                : "Take the token with its key away; \(renewed.rootKeyFile) names it.")
     }
 }

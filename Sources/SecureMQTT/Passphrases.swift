@@ -67,16 +67,33 @@ struct NewKeyOptions: ParsableArguments {
     @Flag(help: "Leave the authority's keys to file permissions alone.")
     var unencrypted = false
 
+    @Option(
+        help: ArgumentHelp(
+            "Use this key in a token for the issuing intermediate, or make it there: pkcs11:token=...",
+            valueName: "uri"))
+    var issuingKey: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Use this key in a token for the root, or make it there: pkcs11:token=...", valueName: "uri"))
+    var rootKey: String?
+
     func validate() throws {
         guard !self.unencrypted || self.passphraseFile == nil else {
             throw ValidationError("--unencrypted and --passphrase-file contradict each other")
         }
     }
 
-    /// - Returns: nil if keys shall not be encrypted.
+    /// - Returns: nil if keys shall not be encrypted, or none is in a file.
     func passphrase(for what: String) throws -> Passphrase? {
-        if self.unencrypted { return nil }
+        if self.unencrypted || self.issuingKey != nil && self.rootKey != nil { return nil }
         return try PassphraseSources.new(what, file: self.passphraseFile)
+    }
+
+    /// New ones, or those in tokens.
+    func keys() throws(PKIError) -> (root: SigningKey, issuing: SigningKey) {
+        let root = try KeyFile.makeKey(inToken: self.rootKey)
+        return (root, try KeyFile.makeKey(inToken: self.issuingKey))
     }
 }
 

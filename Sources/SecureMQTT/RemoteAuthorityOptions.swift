@@ -45,7 +45,7 @@ struct RemoteAuthorityOptions: ParsableArguments {
         return try AuthorityClient(
             base: ca, roots: try CertificateFile.read(root),
             chain: try CertificateFile.read("\(operatorFolder)/operator.pem"),
-            key: try KeyFile.read("\(operatorFolder)/operator.key"))
+            key: try KeyFile.open("\(operatorFolder)/operator.key"))
     }
 }
 

@@ -15,13 +15,13 @@ import X509
     struct Token: HardwareKey {
         let key = P256.Signing.PrivateKey()
         var publicKey: P256.Signing.PublicKey { self.key.publicKey }
-        func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature { try self.key.signature(for: digest) }
+        func sign(_ digest: some Digest) throws -> P256.Signing.ECDSASignature { try self.key.signature(for: digest) }
     }
 
     /// A token that was pulled out.
     struct Absent: HardwareKey {
         let publicKey = P256.Signing.PrivateKey().publicKey
-        func sign(_ digest: SHA256Digest) throws -> P256.Signing.ECDSASignature { throw CancellationError() }
+        func sign(_ digest: some Digest) throws -> P256.Signing.ECDSASignature { throw CancellationError() }
     }
 
     @Test("A key comes back from its file, which only its owner may read")

@@ -57,13 +57,13 @@ struct JoinTests {
 
         func join(
             _ id: String = "mona", token: String = "secret", fingerprint: String? = nil, url: String? = nil,
-            more: [String] = []
+            more: [String] = [], environment: [String: String] = [:]
         ) async throws -> Program.Result {
             try await Program.run(
                 [
                     "auditor", "join", url ?? self.server.url, "--id", id, "--token", token, "--ca-fingerprint",
                     fingerprint ?? self.fingerprint, "--directory", self.device(id),
-                ] + more)
+                ] + more, environment: environment)
         }
 
         func device(_ id: String = "mona") -> String { self.folder.path("devices/\(id)") }
@@ -260,6 +260,52 @@ struct JoinTests {
         #expect(try await lena.wait() == .exited(0), "\(lena.errorOutput.suffix(2_000))")
         serve.send(signal: SIGTERM)
         #expect(try await serve.wait() == .exited(0))
+    }
+
+    @Test(
+        "A key in a token is made once, and a renewal that comes by itself keeps it",
+        .enabled(if: SoftHSM.isInstalled, "\(SoftHSM.absence)"), .timeLimit(.minutes(3)))
+    func keyInToken() async throws {
+        let softHSM = try SoftHSM()
+        try await softHSM.makeToken("home")
+        let site = try await Site(tokens: ["secret": "mona"])
+        var state = ESTServer.State(trustDomain: "test.example")
+        state.tokens = ["secret": "mona"]
+        // A try that ends before the certificate comes leaves the key, which the next one takes; but not that of a try
+        // without --key.
+        state.mode = "busy"
+        try site.server.set(state)
+        let key = ["--key", softHSM.uri("home", "mona")]
+        #expect(try await site.join().status == 69)
+        let other = try await site.join(more: key, environment: softHSM.environment)
+        #expect(other.status == 73 && other.errorOutput.contains("is another key"), "\(other.errorOutput)")
+        try FileManager.default.removeItem(atPath: site.folder.path("devices/.mona.joining"))
+        #expect(try await site.join(more: key, environment: softHSM.environment).status == 69)
+        // Due at once.
+        state.mode = ""
+        state.backdating = 20_000
+        state.lifetime = 300
+        try site.server.set(state)
+        let joined = try await site.join(more: key, environment: softHSM.environment)
+        #expect(joined.status == 0, "\(joined.errorOutput)")
+        let pem = "\(site.device())/auditor.pem"
+        let first = try CertificateFile.read(pem)[0]
+        state.backdating = 600
+        state.lifetime = 86_400
+        try site.server.set(state)
+        let mona = try Program.start(
+            [
+                "auditor", "run", "--config", "\(site.device())/secure-mqtt.yaml", "--simulate", "--log-level", "info",
+            ], environment: softHSM.environment)
+        defer { mona.kill() }
+        try await mona.waitForOutput("the certificate was renewed")
+        let second = try CertificateFile.read(pem)[0]
+        #expect(second != first && second.publicKey == first.publicKey)
+        #expect(
+            Self.names(site.device()).isSuperset(of: ["auditor.pem", "auditor.key"])
+                && !Self.names(site.device()).contains("auditor.key.next"))
+        mona.send(signal: SIGTERM)
+        #expect(try await mona.wait() == .exited(0), "\(mona.errorOutput.suffix(2_000))")
     }
 
     @Test(

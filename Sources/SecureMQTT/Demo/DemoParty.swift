@@ -2,6 +2,7 @@ import Crypto
 import Identity
 import NIOSSL
 import PKI
+import PKITLS
 import Telemetry
 import X509
 
@@ -36,8 +37,7 @@ struct DemoParty: Sendable {
     /// What it shows in a TLS handshake.
     func credentials() throws -> DemoPeer.Credentials {
         DemoPeer.Credentials(
-            chain: try self.chain.map { try NIOSSLCertificate(bytes: $0.der, format: .der) },
-            key: try NIOSSLPrivateKey(bytes: Array((self.key.pemRepresentation ?? "").utf8), format: .pem))
+            chain: try self.chain.tlsCertificates, key: try self.key.tlsKey)
     }
 
     /// Signs in its name.

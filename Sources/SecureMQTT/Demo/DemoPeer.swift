@@ -10,7 +10,7 @@ struct DemoPeer {
     struct Credentials {
         /// Leaf first; empty: no certificate at all.
         var chain: [NIOSSLCertificate] = []
-        var key: NIOSSLPrivateKey?
+        var key: NIOSSLPrivateKeySource?
     }
 
     /// How an exchange with the broker ended before its answer came.
@@ -45,7 +45,7 @@ struct DemoPeer {
         configuration.trustRoots = .certificates(roots)
         configuration.minimumTLSVersion = .tlsv13
         configuration.certificateChain = credentials.chain.map { .certificate($0) }
-        configuration.privateKey = credentials.key.map { .privateKey($0) }
+        configuration.privateKey = credentials.key
         // The demo's broker is on loopback; who it is has been checked by the honest parties.
         configuration.certificateVerification = .noHostnameVerification
         let context = try NIOSSLContext(configuration: configuration)

@@ -2,6 +2,7 @@ import ArgumentParser
 import Enrolment
 import Foundation
 import Identity
+import PKCS11
 import PKI
 import Telemetry
 import X509
@@ -16,7 +17,7 @@ struct AuditorJoinCommand: AsyncParsableCommand {
               secure-mqtt auditor join https://ca.energy.example:8443 --id mona --token TOKEN \\
                   --ca-fingerprint SHA256:4f0c...
 
-            The key is made here and never leaves. The authority is believed only if its root has the fingerprint of the
+            The key is made here and never leaves; with --key in a token (PKCS#11), such as a TPM. The authority is believed only if its root has the fingerprint of the
             invitation. Everything appears at once in the folder, or nothing does; the same command again goes on
             where it ended, with the same key. Then:
               secure-mqtt auditor run --config mona/secure-mqtt.yaml
@@ -54,15 +55,28 @@ struct AuditorJoinCommand: AsyncParsableCommand {
     @Option(help: ArgumentHelp("The name of its meter.", valueName: "name"))
     var meter: String = "main"
 
+    @Option(
+        help: ArgumentHelp(
+            "Use this key in a token, or make it there: pkcs11:token=home;object=mona?module-path=...&pin-source=file:pin",
+            valueName: "uri"))
+    var key: String?
+
     @Flag(help: "Give an auditor that exists a new certificate; its outbox stays.")
     var renew = false
+
+    func validate() throws {
+        guard !self.renew || self.key == nil else {
+            throw ValidationError("--key is for a new auditor; with --renew the key is the one that auditor.key names")
+        }
+    }
 
     func run() async throws {
         let id = try Identifier(self.id)
         let joining = Joining(
             address: try AuthorityAddress(self.url), id: id, fingerprint: try RootFingerprint(self.caFingerprint))
         let device = JoiningDevice(
-            joining: joining, directory: self.directory ?? id.rawValue, meter: try MeterName(self.meter))
+            joining: joining, directory: self.directory ?? id.rawValue, meter: try MeterName(self.meter),
+            tokenKey: self.key)
         let identity = try await self.renew ? device.rejoin(token: self.readToken) : device.join(token: self.readToken)
         let output = Terminal.standardOutput
         output.line("\(identity.spiffeID) has joined, until \(identity.validity.upperBound.iso8601).")
@@ -99,10 +113,13 @@ struct JoiningDevice: Sendable {
     let joining: Joining
     let directory: String
     let meter: MeterName
+    /// The URI of a key in a token; nil for one in a file.
+    let tokenKey: String?
     private let aside: String
 
-    init(joining: Joining, directory: String, meter: MeterName) {
+    init(joining: Joining, directory: String, meter: MeterName, tokenKey: String? = nil) {
         self.joining = joining
+        self.tokenKey = tokenKey
         let url = URL(fileURLWithPath: directory).standardizedFileURL
         self.directory = url.path
         self.meter = meter
@@ -131,6 +148,7 @@ struct JoiningDevice: Sendable {
             throw CommandError(.unavailable, "another process is joining \(self.directory) now")
         }
         defer { withExtendedLifetime(lock) {} }
+        try self.requireSameKey()
         // What a former try has finished needs only its place.
         if let identity = try self.finished() { return try self.settle(identity) }
         let key = try self.key()
@@ -139,15 +157,27 @@ struct JoiningDevice: Sendable {
         return try self.settle(outcome.enrolled.identity)
     }
 
+    /// A former try may have made its key in a file, or in another token: nobody shall take that for the one that is
+    /// wanted now.
+    private func requireSameKey() throws {
+        let path = "\(self.aside)/auditor.key"
+        guard let tokenKey, FileManager.default.fileExists(atPath: path) else { return }
+        guard try KeyFile.uri(path) == KeyFile.absolute(tokenKey) else {
+            throw CommandError(
+                .cannotCreate,
+                "\(path) is another key, of an earlier try: delete \(self.aside) to begin anew with --key")
+        }
+    }
+
     private func key() throws -> SigningKey {
         let path = "\(self.aside)/auditor.key"
         do throws(PKIError) {
-            return try KeyFile.read(path)
+            return try KeyFile.open(path)
         } catch {
             // A key that a crash cut short has certified nothing yet.
             if error.code == .format { unlink(path) } else if error.code != .missing { throw error }
         }
-        let key = SigningKey()
+        let key = try KeyFile.makeKey(inToken: self.tokenKey)
         try KeyFile.create(path, key)
         return key
     }
@@ -175,7 +205,7 @@ struct JoiningDevice: Sendable {
             let roots = try? CertificateFile.read("\(self.aside)/root.pem"), let root = roots.first,
             RootFingerprint(root) == self.joining.fingerprint,
             let chain = try? CertificateFile.read("\(self.aside)/auditor.pem"), chain.count == 2,
-            let key = try? KeyFile.read("\(self.aside)/auditor.key"),
+            let key = try? KeyFile.open("\(self.aside)/auditor.key"),
             let name = chain[0].spiffeID
         else { return nil }
         let trust = try IdentityVerifier(trustDomain: name.trustDomain, roots: roots)
@@ -214,7 +244,7 @@ struct JoiningDevice: Sendable {
                 "the invitation is of another root than \(settings.trust.root): join into a new folder, after the outbox is empty"
             )
         }
-        let files = IdentityFiles(certificate: auditor.certificate, key: auditor.key)
+        let files = IdentityFiles(certificate: auditor.certificate, key: auditor.key, hardware: PKCS11Keys())
         guard let lock = try files.lock() else {
             throw CommandError(.unavailable, "another process renews \(files.certificate) now")
         }

@@ -19,7 +19,7 @@ struct AuditorRenewCommand: AsyncParsableCommand {
 
     @OptionGroup var configuration: ConfigurationOptions
 
-    @Flag(help: "Keep the key. Otherwise a new one is made.")
+    @Flag(help: "Keep the key. Otherwise a new one is made, unless it is in a token.")
     var keepKey = false
 
     func run() async throws {

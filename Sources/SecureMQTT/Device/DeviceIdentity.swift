@@ -4,6 +4,7 @@ import Foundation
 import Identity
 import Logging
 import MQTTClient
+import PKCS11
 import PKI
 import Synchronization
 import Telemetry
@@ -41,7 +42,7 @@ struct DeviceIdentity: Sendable {
     init(_ settings: InstallationConfiguration, _ auditor: AuditorSettings) throws {
         self.settings = settings
         self.auditor = auditor
-        self.files = IdentityFiles(certificate: auditor.certificate, key: auditor.key)
+        self.files = IdentityFiles(certificate: auditor.certificate, key: auditor.key, hardware: PKCS11Keys())
         self.parts = try ServerParts(settings)
         self.memory = RevocationMemory(directory: auditor.state)
         self.trust = try Self.readTrust(settings, self.memory)
@@ -158,7 +159,7 @@ struct DeviceIdentity: Sendable {
         if !evenIfExpired { try Renewing.requireValid(current, at: .now) }
         let trust = try await self.learn(Renewing(address: address, trust: held, gate: self.parts.gate))
         let renewing = Renewing(address: address, trust: trust, gate: self.parts.gate)
-        let keepsKey = keepingKey ?? self.auditor.keepsKey
+        let keepsKey = keepingKey ?? (self.auditor.keepsKey || self.files.isInHardware)
         let next = try keepsKey ? key : self.files.prepareKey()
         let renewed = try await renewing.renew(
             current, by: ESTClient.Credentials(chain: [current.certificate, current.intermediate], key: key),

@@ -5,6 +5,7 @@ import Identity
 import MQTT
 import MQTTClient
 import PKI
+import PKITLS
 import X509
 
 /// Makes a revocation felt at a Mosquitto, which by itself lets a live session be.
@@ -104,9 +105,8 @@ struct MosquittoTakeover: Sendable {
         let certificate = try authority.issueTakeover(profile, to: key.publicKey, at: now)
         let gate = self.gate
         var tls = try MQTTClientConfiguration.TLS(
-            certificateChainPEM: (certificate.pemText + authority.issuing.pemText).utf8,
-            privateKeyPEM: (key.pemRepresentation ?? "").utf8,
-            trustRootsPEM: self.roots.map(\.pemText).joined().utf8)
+            certificateChain: [certificate, authority.issuing].tlsCertificates, privateKey: key.tlsKey,
+            trustRoots: self.roots.tlsCertificates)
         tls.verifyPeer = { leaf in
             let peer = try gate.admit(leaf: leaf, at: .now).identity
             guard peer.spiffeID.role == .broker else { throw PKIError(.role, "\(peer) is not a broker") }

@@ -5,6 +5,7 @@ import NIOCore
 import NIOPosix
 import NIOSSL
 import PKI
+import PKITLS
 
 struct BrokerStatusCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
@@ -120,15 +121,10 @@ struct BrokerStatusCommand: AsyncParsableCommand {
         _ configuration: InstallationConfiguration, _ certificate: String, _ key: String
     ) throws -> NIOSSLContext {
         let chain = try CertificateFile.read(certificate)
-        let signingKey = try KeyFile.read(key)
         var tls = TLSConfiguration.makeClientConfiguration()
-        tls.certificateChain = try chain.map { .certificate(try NIOSSLCertificate(bytes: $0.der, format: .der)) }
-        tls.privateKey = .privateKey(
-            try NIOSSLPrivateKey(bytes: Array((signingKey.pemRepresentation ?? "").utf8), format: .pem))
-        tls.trustRoots = .certificates(
-            try CertificateFile.read(configuration.trust.root).map {
-                try NIOSSLCertificate(bytes: $0.der, format: .der)
-            })
+        tls.certificateChain = try chain.tlsCertificates.map { .certificate($0) }
+        tls.privateKey = try KeyFile.open(key).tlsKey
+        tls.trustRoots = .certificates(try CertificateFile.read(configuration.trust.root).tlsCertificates)
         tls.minimumTLSVersion = configuration.broker.allowTLS12 ? .tlsv12 : .tlsv13
         return try NIOSSLContext(configuration: tls)
     }

@@ -8,7 +8,9 @@ import MQTT
 import MQTTBroker
 import MQTTClient
 import MessageBus
+import PKCS11
 import PKI
+import PKITLS
 import Synchronization
 import Telemetry
 import X509
@@ -102,11 +104,11 @@ struct ServerParts: Sendable {
         // By our own readers first: they refuse keys that others can read, and say what is wrong in one line.
         let chain = try CertificateFile.read(certificate)
         let identity = try self.configuration.trust.makeVerifier().verify(chain: chain, at: .now, roles: [.broker])
-        let signingKey = try KeyFile.read(key)
+        let signingKey = try KeyFile.open(key)
         _ = try CertificateSigner(identity, key: signingKey)
         return try BrokerTLS(
-            chainPEM: chain.map(\.pemText).joined(), keyPEM: signingKey.pemRepresentation ?? "",
-            rootsPEM: try CertificateFile.read(self.configuration.trust.root).map(\.pemText).joined(),
+            chain: chain.tlsCertificates, key: signingKey.tlsKey,
+            roots: CertificateFile.read(self.configuration.trust.root).tlsCertificates,
             allowsTLS12: settings.allowTLS12)
     }
 
@@ -176,7 +178,7 @@ struct ServerParts: Sendable {
                 .configuration,
                 "control-center.id is \(settings.id), but \(settings.certificate) is of \(identity.spiffeID)")
         }
-        let key = try KeyFile.read(settings.key)
+        let key = try KeyFile.open(settings.key)
         return Identified(
             identity: identity, key: key, signer: try CertificateSigner(identity, key: key),
             chain: [identity.certificate, identity.intermediate])
@@ -232,7 +234,7 @@ struct ServerParts: Sendable {
         let settings = self.configuration.licore
         switch (settings.controller, settings.controllerKey) {
         case (let name?, let path?):
-            let key = try KeyFile.read(path)
+            let key = try KeyFile.open(path)
             controllers.append(LiCoreController(name: name) { try key.sign(prehashed: $0) })
         case (nil, nil): break
         default:
@@ -255,7 +257,7 @@ struct ServerParts: Sendable {
     ) throws -> RenewalService {
         let settings = try self.controlCenterSettings
         return RenewalService(
-            files: IdentityFiles(certificate: settings.certificate, key: settings.key),
+            files: IdentityFiles(certificate: settings.certificate, key: settings.key, hardware: PKCS11Keys()),
             current: identified.identity,
             actions: RenewalService.Actions(
                 renew: nil,
@@ -315,9 +317,8 @@ struct ServerParts: Sendable {
     ) throws -> MQTTClientConfiguration {
         let gate = self.gate
         var tls = try MQTTClientConfiguration.TLS(
-            certificateChainPEM: chain.map(\.pemText).joined().utf8,
-            privateKeyPEM: (key.pemRepresentation ?? "").utf8,
-            trustRootsPEM: try CertificateFile.read(self.configuration.trust.root).map(\.pemText).joined().utf8)
+            certificateChain: chain.tlsCertificates, privateKey: key.tlsKey,
+            trustRoots: CertificateFile.read(self.configuration.trust.root).tlsCertificates)
         tls.allowsTLS12 = self.configuration.broker.allowTLS12
         tls.verifyPeer = { certificate in
             let peer = try gate.admit(leaf: certificate, at: .now)
