@@ -28,6 +28,10 @@ enum Schema {
             try db.execute(sql: Self.alerts)
             try db.execute(sql: Self.watchedLiCore)
         }
+        migrator.registerMigration("unconfirmed") { db in
+            try db.execute(sql: Self.unconfirmed)
+            try db.execute(sql: "DROP VIEW readings; CREATE VIEW readings AS \(Self.allReadings(Self.isDisputed))")
+        }
         return migrator
     }
 
@@ -177,8 +181,24 @@ enum Schema {
         );
         """
 
+    // What an expired certificate signed, taken on the number of a hello, until the chain up to there is whole.
+    private static let unconfirmed = """
+        ALTER TABLE stream ADD COLUMN unconfirmed_from INTEGER;
+        ALTER TABLE stream ADD COLUMN unconfirmed_to INTEGER;
+        """
+
+    /// Whether the readings of a statement are disputed, as a condition on `stream` and `statement`.
+    static let isDisputed = """
+        (stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from
+            OR stream.unconfirmed_from IS NOT NULL
+                AND statement.sequence BETWEEN stream.unconfirmed_from AND stream.unconfirmed_to)
+        """
+
+    private static let isForked = "stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from"
+
     // The readings of signed statements, as columns of the view; and where they are.
-    private static let signedColumns = """
+    private static func signedColumns(_ isDisputed: String) -> String {
+        """
         SELECT
             auditor.id AS auditor,
             series.meter AS meter,
@@ -204,12 +224,13 @@ enum Schema {
             lower(hex(stream.id)) AS stream,
             statement.sequence AS sequence,
             lower(hex(statement.id)) AS statement,
-            stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed,
+            \(isDisputed) AS disputed,
             reading.time / 1000000000 AS unix_time,
             reading.time AS time_ns,
             auditor.spiffe AS auditor_spiffe,
             reading.leaf_index AS leaf_index
         """
+    }
 
     private static let signedTables = """
         FROM reading
@@ -223,7 +244,7 @@ enum Schema {
 
     private static let views = """
         CREATE VIEW readings AS
-        \(Self.signedColumns)
+        \(Self.signedColumns(Self.isForked))
         \(Self.signedTables);
 
         -- Sequence numbers that are missing below the newest one held.
@@ -292,10 +313,9 @@ enum Schema {
         );
         """
 
-    private static let licoreViews = """
-        DROP VIEW readings;
-        CREATE VIEW readings AS
-        \(Self.signedColumns),
+    private static func allReadings(_ isDisputed: String) -> String {
+        """
+        \(Self.signedColumns(isDisputed)),
             'cose' AS format
         \(Self.signedTables)
         UNION ALL
@@ -331,7 +351,14 @@ enum Schema {
             'licore'
         FROM licore_reading
         JOIN auditor ON auditor.number = licore_reading.auditor
-        JOIN decimal_scale ON decimal_scale.exponent = licore_reading.exponent;
+        JOIN decimal_scale ON decimal_scale.exponent = licore_reading.exponent
+        """
+    }
+
+    private static let licoreViews = """
+        DROP VIEW readings;
+        CREATE VIEW readings AS
+        \(Self.allReadings(Self.isForked));
 
         CREATE VIEW history AS
         SELECT
