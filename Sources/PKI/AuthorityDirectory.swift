@@ -152,6 +152,11 @@ public struct AuthorityDirectory: Sendable {
         try self.read { (record) throws(PKIError) in record.certificates }
     }
 
+    /// What was issued to parties of a role, in that order: as many steps as they are, however long the record is.
+    public func issued(to role: Role) throws(PKIError) -> [IssuedCertificate] {
+        try self.read { (record) throws(PKIError) in record.certificates(of: role) }
+    }
+
     /// - Parameter serialNumber: its minimal big-endian bytes.
     /// - Returns: nil if no such certificate was issued.
     public func issued(_ serialNumber: [UInt8]) throws(PKIError) -> IssuedCertificate? {
@@ -598,10 +603,12 @@ public struct AuthorityDirectory: Sendable {
         authority: IssuanceRecord.RevokedAuthority? = nil, at now: UnixTime, rootKey: SigningKey? = nil,
         includingRoot: Bool
     ) throws(PKIError) -> Lists {
+        // Another process may have made an intermediate or a root since: its list must not be left out.
+        let current = try self.reopened()
         let held = try self.revocationLists()
         let authorities = record.revokedAuthorities + (authority.map { [$0] } ?? [])
         var result = Lists()
-        for root in self.roots {
+        for root in current.roots {
             let former = held.filter { $0.isSigned(by: root) }.max { $0.number < $1.number }
             var key = rootKey
             if root.publicKey != key.map({ Certificate.PublicKey($0.publicKey) }) {
@@ -614,14 +621,14 @@ public struct AuthorityDirectory: Sendable {
                         number: (former?.number ?? 0) + 1,
                         entries: Self.entries(authorities.filter { $0.issuer == root.keyIdentifier }), at: now,
                         lifetime: Authority.rootRevocationListLifetime))
-                if root == self.root { result.renewsRoot = true }
+                if root == current.root { result.renewsRoot = true }
             } else if let former {
                 result.lists.append(former)
             }
         }
         let revoked = record.revoked + revoking
         // The list of the authority in use is the last: of several, readers take that.
-        for issuing in self.issuers.reversed() {
+        for issuing in current.issuers.reversed() {
             let former = held.filter { $0.isSigned(by: issuing) }.map(\.number).max() ?? 0
             let entries = revoked.filter { $0.issuer == nil || $0.issuer == issuing.keyIdentifier }
                 .compactMap { certificate in

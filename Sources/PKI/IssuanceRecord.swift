@@ -174,6 +174,7 @@ struct IssuanceRecord: Sendable {
     /// Places in ``certificates``.
     private var bySerial: [[UInt8]: Int] = [:]
     private var byFoldedID: [String: [Int]] = [:]
+    private var byRole: [Role: [Int]] = [:]
     private var changes: [(number: Int, kind: AuthorityEvent.Kind, place: Int)] = []
     /// The newest of each ID.
     private var invitations: [String: Invitation] = [:]
@@ -207,6 +208,9 @@ struct IssuanceRecord: Sendable {
     func certificates(of id: Identifier) -> [IssuedCertificate] {
         (self.byFoldedID[id.folded] ?? []).map { self.certificates[$0] }
     }
+
+    /// The certificates of a role, in the order of issue.
+    func certificates(of role: Role) -> [IssuedCertificate] { (self.byRole[role] ?? []).map { self.certificates[$0] } }
 
     func revocation(of intermediate: Certificate) -> IssuedCertificate.Revocation? {
         self.revokedAuthorities.first { $0.serialNumber == intermediate.serialBytes }?.revocation
@@ -292,6 +296,7 @@ struct IssuanceRecord: Sendable {
         self.certificates.append(certificate)
         self.bySerial[certificate.serialNumber] = place
         self.byFoldedID[folded, default: []].append(place)
+        self.byRole[certificate.spiffeID.role, default: []].append(place)
         self.changes.append((self.lineCount, .issued, place))
         // One certificate uses up what allowed it.
         self.allowances[folded] = nil

@@ -1,4 +1,5 @@
 import CertificateAuthority
+import Enrolment
 import Foundation
 import Identity
 import PKI
@@ -53,7 +54,7 @@ struct ServiceTests {
             }
             for (port, isAuthority) in [(ca.ports.https, true), (port, false)] {
                 let client = try AuthorityClient(
-                    base: "https://127.0.0.1:\(port)", roots: [ca.authority.root],
+                    AuthorityAddress("https://127.0.0.1:\(port)"), roots: [ca.authority.root],
                     chain: try CertificateFile.read(ca.directory.path("olga.pem")),
                     key: try KeyFile.read(ca.directory.path("olga.key")))
                 do {

@@ -121,6 +121,7 @@ struct RunningAuthority: Sendable {
 ///   - age: how long ago the authority was made, in seconds.
 func withAuthority(
     age: UnixTime = 0, maximumFailures: Int = 20, passphrase: Passphrase? = nil,
+    limits: AuthorityLimits = AuthorityLimits(),
     _ body: @escaping @Sendable (RunningAuthority) async throws -> Void
 ) async throws {
     let directory = try TemporaryDirectory()
@@ -136,6 +137,7 @@ func withAuthority(
         listen: "127.0.0.1", port: try freePort(), publicPort: publicPort, brokerHost: "broker.energy.example",
         brokerPort: 8_883)
     configuration.maximumFailures = maximumFailures
+    configuration.limits = limits
     let (stream, continuation) = AsyncStream<CertificateAuthorityServer.Ports>.makeStream()
     // Another value of the same folder: as a process of its own, it knows nothing of ours.
     let served = try AuthorityDirectory.open(

@@ -32,6 +32,9 @@ enum Schema {
             try db.execute(sql: Self.unconfirmed)
             try db.execute(sql: "DROP VIEW readings; CREATE VIEW readings AS \(Self.allReadings(Self.isDisputed))")
         }
+        migrator.registerMigration("authority-events") { db in
+            try db.execute(sql: Self.authorityEvents)
+        }
         return migrator
     }
 
@@ -371,6 +374,44 @@ enum Schema {
             source,
             strftime('%Y-%m-%dT%H:%M:%SZ', imported, 'unixepoch') AS imported
         FROM licore_history;
+        """
+
+    // MARK: The authority
+
+    private static let authorityEvents = """
+        -- What the authority did to certificates, as it told: each once.
+        CREATE TABLE authority_event (
+            number INTEGER PRIMARY KEY,      -- in the order in which they were read
+            authority_number INTEGER UNIQUE, -- how far was read; NULL: it does not have it (any more)
+            event TEXT NOT NULL,             -- issued, revoked
+            certificate_hash BLOB NOT NULL,  -- SHA-256 of the DER
+            spiffe TEXT NOT NULL,
+            serial TEXT NOT NULL,            -- hexadecimal
+            not_before INTEGER NOT NULL,     -- Unix seconds
+            not_after INTEGER NOT NULL,
+            time INTEGER NOT NULL,           -- when it happened, by the authority's clock
+            requester TEXT,
+            reason TEXT,
+            received INTEGER NOT NULL,       -- nanoseconds since 1970
+            UNIQUE (event, certificate_hash)
+        );
+
+        CREATE VIEW authority_events AS
+        SELECT
+            number,
+            event,
+            substr(spiffe, length(rtrim(spiffe, replace(spiffe, '/', ''))) + 1) AS id,
+            spiffe,
+            serial,
+            strftime('%Y-%m-%dT%H:%M:%SZ', not_before, 'unixepoch') AS valid_from,
+            strftime('%Y-%m-%dT%H:%M:%SZ', not_after, 'unixepoch') AS valid_until,
+            strftime('%Y-%m-%dT%H:%M:%SZ', time, 'unixepoch') AS time,
+            requester,
+            reason,
+            lower(hex(certificate_hash)) AS certificate,
+            strftime('%Y-%m-%dT%H:%M:%SZ', received / 1000000000, 'unixepoch') AS received,
+            authority_number IS NOT NULL AS known
+        FROM authority_event;
         """
 
     // MARK: Updates and alerts
