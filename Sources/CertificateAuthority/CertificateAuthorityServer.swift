@@ -128,6 +128,7 @@ private struct Maintenance: Service {
 
     func run() async throws {
         await cancelWhenGracefulShutdown {
+            await self.publisher.announceRecent(at: self.now())
             var seconds = 0
             var isFailing = false
             while (try? await Task.sleep(for: .seconds(1))) != nil {

@@ -158,6 +158,24 @@ final class Publisher: Sendable {
         }
     }
 
+    /// Tells of who was revoked within the last ten minutes: a process may have ended between list and word.
+    func announceRecent(at now: UnixTime) async {
+        guard self.configuration.onLists != nil else { return }
+        let directory = self.directory
+        do {
+            let recent = try await NIOThreadPool.singleton.runIfActive {
+                let issued = try directory.issued()
+                let recent = issued.filter { ($0.revocation?.time ?? .min) >= now - 600 }
+                guard !recent.isEmpty else { return recent }
+                let held = Set(issued.filter { $0.isInForce(at: now) }.map(\.spiffeID))
+                return recent.filter { !held.contains($0.spiffeID) }
+            }
+            if !recent.isEmpty { await self.announceLists(recent) }
+        } catch {
+            self.logger.error("the record cannot be read", metadata: ["reason": "\(error)"])
+        }
+    }
+
     private func warn(_ text: String, _ state: inout State, at now: UnixTime) {
         guard now - (state.warned[text] ?? .min / 2) >= 86_400 else { return }
         state.warned[text] = now

@@ -13,7 +13,7 @@ enum DeviceRegistry {
     }
 
     /// A row that names no device, or none that can be invited.
-    struct RefusedRow: Sendable, Encodable {
+    struct RefusedRow: Sendable {
         let line: Int
         let reason: String
     }

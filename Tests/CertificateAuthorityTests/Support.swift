@@ -122,6 +122,8 @@ struct RunningAuthority: Sendable {
 func withAuthority(
     age: UnixTime = 0, maximumFailures: Int = 20, passphrase: Passphrase? = nil,
     limits: AuthorityLimits = AuthorityLimits(),
+    before: (AuthorityDirectory, UnixTime) throws -> Void = { _, _ in },
+    onLists: (@Sendable ([RevocationList], [IssuedCertificate]) async throws -> Void)? = nil,
     _ body: @escaping @Sendable (RunningAuthority) async throws -> Void
 ) async throws {
     let directory = try TemporaryDirectory()
@@ -138,6 +140,8 @@ func withAuthority(
         brokerPort: 8_883)
     configuration.maximumFailures = maximumFailures
     configuration.limits = limits
+    configuration.onLists = onLists
+    try before(authority, now)
     let (stream, continuation) = AsyncStream<CertificateAuthorityServer.Ports>.makeStream()
     // Another value of the same folder: as a process of its own, it knows nothing of ours.
     let served = try AuthorityDirectory.open(

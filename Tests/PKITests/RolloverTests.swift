@@ -58,6 +58,17 @@ import X509
         #expect(throws: Never.self) { try verifier.verify(chain: [second, new.issuing], at: self.now) }
     }
 
+    @Test("A process that has not noticed a rollover drops no list when it revokes")
+    func staleProcess() throws {
+        let stale = try self.create()
+        let first = try self.issue(stale, "a")
+        let new = try AuthorityDirectory.open(self.directory.path).addIntermediate(passphrase: nil, at: self.now)
+        _ = try stale.revoke(try Identifier("a"), reason: .superseded, at: self.now)
+        let lists = try stale.revocationLists()
+        #expect(lists.count == 3 && lists.contains { $0.isSigned(by: new.issuing) })
+        #expect(lists.first { $0.isSigned(by: stale.issuing) }?.entry(for: first.serialBytes) != nil)
+    }
+
     @Test("With its root offline an authority issues and revokes, but makes no intermediate until the key is back")
     func offline() throws {
         let authority = try self.create()

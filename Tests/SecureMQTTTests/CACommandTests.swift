@@ -96,7 +96,7 @@ struct CACommandTests {
         let authority = try await self.start()
         defer { authority.kill() }
         let remote = [
-            "--ca", "https://localhost:\(port)", "--as", "energy/operators/olga", "--ca-root", "energy/pki/root.pem",
+            "--ca", "https://localhost:\(port)", "--as", "energy/operators/olga",
         ]
         let invited = try await CommandLineTool.run(
             ["pki", "invite", "mona", "--lifetime", "10m", "--json"] + remote, directory: self.directory.path)
