@@ -66,29 +66,29 @@ public struct AuthorityWatch: Service {
     /// Reads all that is new.
     private func read() async throws {
         while true {
-            let known = try self.store.newestCertificateEvent()
+            let known = try await self.store.newestCertificateEvent()
             let after = max(0, (known?.number ?? 0) - 1)
             let page = try await self.events(after)
             guard zip(page.events, page.events.dropFirst()).allSatisfy({ $0.number < $1.number }),
                 (page.events.first?.number ?? .max) > after
             else { throw ControlCenterError(.authority, "it answers with events out of their order") }
             if let known, !known.isSame(as: page.events.first) {
-                try self.beginAnew(known, page)
+                try await self.beginAnew(known, page)
                 continue
             }
             let new = known == nil ? page.events[...] : page.events.dropFirst()
             guard let newest = new.last else { return }
-            try self.store.store(Array(new), at: self.clock())
+            try await self.store.store(Array(new), at: self.clock())
             guard newest.number < page.last else { return }
         }
     }
 
-    private func beginAnew(_ known: CertificateEvent, _ page: CertificateEvents) throws {
+    private func beginAnew(_ known: CertificateEvent, _ page: CertificateEvents) async throws {
         let detail =
             "event \(known.number) (\(known.kind) \(known.party)) was read from the authority and is not there any more, its "
             + "newest is \(page.last): was it restored from a backup? What it issued or revoked since is missing there: "
             + "compare the view authority_events (known = 0)"
-        try self.store.forgetEventNumbers(alarm: detail, at: self.clock())
+        try await self.store.forgetEventNumbers(alarm: detail, at: self.clock())
         self.logger.critical("\(detail)")
     }
 }

@@ -11,8 +11,8 @@ extension ControlCenterStore {
     }
 
     /// The one with the highest number that the authority is known to have.
-    func newestCertificateEvent() throws -> CertificateEvent? {
-        try self.pool.read { db in
+    func newestCertificateEvent() async throws -> CertificateEvent? {
+        try await self.pool.read { db in
             try Row.fetchOne(
                 db,
                 sql: """
@@ -24,8 +24,8 @@ extension ControlCenterStore {
     }
 
     /// Stores events; how far was read is the highest number among them. One that is stored gets its number there.
-    func store(_ events: [CertificateEvent], at now: Timestamp) throws {
-        try self.pool.write { db in
+    func store(_ events: [CertificateEvent], at now: Timestamp) async throws {
+        try await self.pool.write { db in
             let insert = try db.cachedStatement(
                 sql: """
                     INSERT INTO authority_event
@@ -44,8 +44,8 @@ extension ControlCenterStore {
     }
 
     /// The authority's record is another one than was read: nothing is known to be there until it is read anew.
-    func forgetEventNumbers(alarm detail: String, at now: Timestamp) throws {
-        try self.pool.write { db in
+    func forgetEventNumbers(alarm detail: String, at now: Timestamp) async throws {
+        try await self.pool.write { db in
             try db.execute(sql: "UPDATE authority_event SET authority_number = NULL")
             try db.execute(
                 sql: "INSERT INTO alarm (kind, auditor, detail, raised) VALUES (?, '', ?, ?)",

@@ -25,6 +25,7 @@ struct CenterChecker {
     private var runs: [Int64: [Int64: Int64]] = [:]
     private var quarantine: [CommitBatch.Count: QuarantineUse] = [:]
     private(set) var forks = 0
+    private(set) var takenOnWord = 0
     private(set) var restarts = 0
     /// How often each word was given.
     private(set) var refusals: [Reason: Int] = [:]
@@ -158,6 +159,7 @@ struct CenterChecker {
         self.orders = work.expectation.orders
         self.onWord.subtract(work.expectation.appended)
         self.onWord.formUnion(work.expectation.onWord)
+        self.takenOnWord += work.expectation.onWord.count
         for (count, more) in batch.counts { self.refusals[count.reason, default: 0] += Int(more) }
         self.restarts += batch.alarms.count { $0.kind == .streamRestart }
         // From the disk, not from the batch: what is stored is what counts.
