@@ -339,6 +339,10 @@ struct CACommandTests {
         #expect(revoked.output.contains("Revoked spiffe://energy.example/auditor/a, serial "))
         let shown = try await self.run("pki", "show", "a/auditor.pem", "--config", "energy/secure-mqtt.yaml")
         #expect(shown.output.contains("status:       revoked: "), "\(shown.output)")
+        let issuers = try await self.run(
+            "pki", "show", "energy/pki/issuing.pem", "--config", "energy/secure-mqtt.yaml")
+        #expect(issuers.output.contains("status:       in use"), "\(issuers.output)")
+        #expect(issuers.output.contains("status:       revoked: caCompromise, at "), "\(issuers.output)")
         let other = try await self.run("pki", "show", "b/auditor.pem", "--config", "energy/secure-mqtt.yaml")
         #expect(other.output.contains("status:       valid"), "\(other.output)")
         self.expectFailure(try await run("--root-key", "medium/root.key", "--force"), 65, "is revoked already")
