@@ -35,7 +35,8 @@ struct PKIShowCommand: AsyncParsableCommand {
             }
             if index > 0 { output.line() }
             for (name, value) in row.fields {
-                let title = (name.replacing("_", with: " ") + ":").padding(toLength: 14, withPad: " ", startingAt: 0)
+                let name = name.replacing("_", with: " ") + ":"
+                let title = name + String(repeating: " ", count: max(1, 14 - name.count))
                 output.line("\(output.styled(title, .dim))\(value)")
             }
             for entry in row.entries ?? [] {
