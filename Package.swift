@@ -34,7 +34,7 @@ let package = Package(
         .library(name: "MQTT", targets: ["MQTT"]),
         .library(name: "MQTTClient", targets: ["MQTTClient"]),
         .library(name: "MQTTClientSQLite", targets: ["MQTTClientSQLite"]),
-        .library(name: "MQTTBroker", targets: ["MQTTBroker"]),
+        .library(name: "MQTTBroker", targets: ["MQTTBroker", "Connections"]),
         .library(name: "COSE", targets: ["COSE"]),
         .library(name: "Identity", targets: ["Identity"]),
         .library(name: "PKI", targets: ["PKI"]),
@@ -72,6 +72,9 @@ let package = Package(
         // What all that keep state in SQLite share: the lock of a state directory, statements bound by hand.
         .target(name: "Storage", dependencies: [grdb, grdbSQLite]),
 
+        // How many connections there may be, and how fast they may come, as values.
+        .target(name: "Connections"),
+
         // What a program needs of any message transport: deliver, publish, settle.
         .target(name: "MessageBus", dependencies: ["Identity", "MQTT", nio]),
         .target(
@@ -85,7 +88,7 @@ let package = Package(
         .target(
             name: "MQTTBroker",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", "PKI", "Storage", "Telemetry", "LiCore",
+                "Connections", "Identity", "MQTT", "MessageBus", "PKI", "Storage", "Telemetry", "LiCore",
                 nio, nioPosix, nioTLS, nioSSL, nioHTTP1, nioWebSocket, grdb, logging, lifecycle, deque,
             ]),
 
@@ -107,8 +110,9 @@ let package = Package(
         .target(
             name: "CertificateAuthority",
             dependencies: [
-                "Identity", "PKI", "PKITLS", crypto, x509, logging, lifecycle, nio, nioPosix, nioHTTP1, nioSSL,
-                hummingbird, hummingbirdTLS, httpClient,
+                "Connections", "Enrolment", "Identity", "PKI", "PKITLS", crypto, x509, logging, lifecycle, nio,
+                nioPosix,
+                nioHTTP1, nioSSL, hummingbird, hummingbirdTLS, httpClient,
             ]),
 
         // The words of our domain: readings, statements, receipts, topics: no I/O.
@@ -136,7 +140,8 @@ let package = Package(
         .executableTarget(
             name: "SecureMQTT",
             dependencies: [
-                "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "PKI", "PKCS11", "PKITLS", "Telemetry",
+                "Connections", "Identity", "MQTT", "MessageBus", "MQTTClient", "MQTTBroker", "PKI", "PKCS11", "PKITLS",
+                "Telemetry",
                 "LiCore", "Auditor", "CertificateAuthority", "ControlCenter", "Enrolment",
                 argumentParser, configuration, grdb, logging, lifecycle, unixSignals, nio, nioPosix, nioSSL, crypto,
                 x509, asn1,
@@ -174,7 +179,8 @@ let package = Package(
         .testTarget(
             name: "MQTTBrokerTests",
             dependencies: [
-                "MQTTBroker", "MQTTClient", "MQTT", "MessageBus", "Identity", "LiCore", "PKI", "Telemetry",
+                "MQTTBroker", "MQTTClient", "MQTT", "MessageBus", "Connections", "Identity", "LiCore", "PKI",
+                "Telemetry",
                 "TestSupport", "FuzzTargets", nio, nioPosix, nioSSL, nioHTTP1, grdb, logging,
             ]),
         .testTarget(name: "COSETests", dependencies: ["COSE", "TestSupport", "FuzzTargets", crypto]),
@@ -189,7 +195,7 @@ let package = Package(
         .testTarget(
             name: "CertificateAuthorityTests",
             dependencies: [
-                "CertificateAuthority", "PKI", "Identity", "TestSupport", x509, logging,
+                "CertificateAuthority", "Enrolment", "PKI", "Identity", "TestSupport", x509, logging, nio, nioHTTP1,
             ]),
         .testTarget(
             name: "EnrolmentTests",

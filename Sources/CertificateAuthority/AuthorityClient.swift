@@ -1,72 +1,38 @@
 import AsyncHTTPClient
+public import Enrolment
 import Foundation
 import Identity
-import NIOCore
 import NIOHTTP1
-import NIOSSL
 public import PKI
-import PKITLS
 public import X509
 
-/// The operators' side of the authority's API.
+/// The operators' side of the authority's API, and a control center's: over one connection, under a party's certificate.
+///
+/// What an authority answers instead of doing what it was asked, and why it was not reached, are `EnrolmentError`s of
+/// one line.
 public struct AuthorityClient: Sendable {
-    /// What an authority answered instead of doing what it was asked, or why it was not reached.
-    public struct Failure: Error, Sendable, CustomStringConvertible {
-        /// Nil if there was no answer.
-        public let status: Int?
-        /// One line.
-        public let description: String
-    }
-
+    private let transport: AuthorityTransport
     private let client: HTTPClient
-    private let base: String
 
     /// - Parameters:
-    ///   - base: `https://HOST:PORT`.
     ///   - roots: by which the authority's server is known: under one of them, of role `authority`.
-    ///   - chain: the operator's certificate and its intermediate.
-    /// - Throws: ``Failure`` if TLS does not take certificate and key.
-    public init(base: String, roots: [Certificate], chain: [Certificate], key: SigningKey) throws(Failure) {
-        self.base = base.hasSuffix("/") ? String(base.dropLast()) : base
-        do {
-            var tls = TLSConfiguration.makeClientConfiguration()
-            tls.minimumTLSVersion = .tlsv13
-            tls.trustRoots = .certificates(try roots.tlsCertificates)
-            tls.certificateChain = try chain.tlsCertificates.map { .certificate($0) }
-            tls.privateKey = try key.tlsKey
-            var configuration = HTTPClient.Configuration(tlsConfiguration: tls)
-            configuration.timeout = .init(connect: .seconds(10), read: .seconds(30))
-            configuration.redirectConfiguration = .disallow
-            let gate = try PeerGate(
-                trustDomain: try Self.trustDomain(of: chain), authorities: roots + chain.dropFirst())
-            configuration.httpVersion = .http1Only
-            configuration.connectionPool.retryConnectionEstablishment = false
-            configuration.http1_1ConnectionDebugInitializer = { channel in
-                // Behind the handshake and before the request. What fails here is never used.
-                channel.eventLoop.submit {
-                    let handler = try channel.pipeline.syncOperations.handler(type: NIOSSLHandler.self)
-                    guard let leaf = handler.peerCertificate else {
-                        throw PKIError(.chain, "the server showed no certificate")
-                    }
-                    let now = UnixTime(Date().timeIntervalSince1970)
-                    let peer = try gate.admit(leaf: try leaf.toDERBytes(), at: now).identity
-                    guard peer.spiffeID.role == .authority else {
-                        throw PKIError(.role, "\(peer) is not an authority")
-                    }
-                }
-            }
-            self.client = HTTPClient(eventLoopGroupProvider: .singleton, configuration: configuration)
-        } catch {
-            throw Failure(status: nil, description: "certificate or key cannot be used for TLS: \(error)")
-        }
-    }
-
-    /// The operator's own, which the authority's server must be of too.
-    private static func trustDomain(of chain: [Certificate]) throws -> TrustDomain {
+    ///   - chain: the party's certificate and its intermediate.
+    ///   - gate: asked about the server after every handshake; nil for one of the party's trust domain without
+    ///     revocation lists.
+    /// - Throws: `EnrolmentError` with code `identity` if TLS does not take certificate and key; `PKIError` if the
+    ///   certificate names no party, or a root is none.
+    public init(
+        _ address: AuthorityAddress, roots: [Certificate], chain: [Certificate], key: SigningKey,
+        gate: PeerGate? = nil
+    ) throws {
         guard let name = chain.first?.spiffeID else {
-            throw PKIError(.name, "the operator's certificate names no SPIFFE ID")
+            throw PKIError(.name, "the certificate names no SPIFFE ID")
         }
-        return name.trustDomain
+        self.transport = AuthorityTransport(
+            address, roots: roots,
+            gate: try gate ?? PeerGate(trustDomain: name.trustDomain, authorities: roots + chain.dropFirst()),
+            timeout: .seconds(60))
+        self.client = try self.transport.makeClient(PartyCredentials(chain: chain, key: key))
     }
 
     /// To be called once, at the end.
@@ -75,51 +41,48 @@ public struct AuthorityClient: Sendable {
         try? await self.client.shutdown()
     }
 
-    public func invite(_ message: AuthorityAPI.Invite) async throws -> AuthorityAPI.Invited {
+    public func invite(_ message: AuthorityAPI.Invite) async throws(EnrolmentError) -> AuthorityAPI.Invited {
         try await self.post("/api/invite", message)
     }
 
-    public func revoke(_ message: AuthorityAPI.Revoke) async throws -> AuthorityAPI.Revoked {
+    public func revoke(_ message: AuthorityAPI.Revoke) async throws(EnrolmentError) -> AuthorityAPI.Revoked {
         try await self.post("/api/revoke", message)
     }
 
-    public func allowRenewal(_ message: AuthorityAPI.AllowRenewal) async throws {
+    public func allowRenewal(_ message: AuthorityAPI.AllowRenewal) async throws(EnrolmentError) {
         let _: [String: String] = try await self.post("/api/renew-allow", message)
     }
 
-    public func certificates() async throws -> [AuthorityAPI.Certificate] {
-        let answer: AuthorityAPI.Certificates = try await self.send(
-            HTTPClientRequest(url: self.base + "/api/certificates"), maximum: 512 << 20)
+    public func certificates() async throws(EnrolmentError) -> [AuthorityAPI.Certificate] {
+        let answer: AuthorityAPI.Certificates = try await self.send(.GET, "/api/certificates", maximum: 512 << 20)
         return answer.certificates
     }
 
-    private func post<Answer: Decodable>(_ path: String, _ message: some Encodable) async throws -> Answer {
-        var request = HTTPClientRequest(url: self.base + path)
-        request.method = .POST
-        request.headers.add(name: "Content-Type", value: "application/json")
-        request.body = .bytes(ByteBuffer(bytes: try JSONEncoder().encode(message)))
-        return try await self.send(request, maximum: 1 << 20)
+    /// What happened after the event of that number, at most 1,000.
+    public func events(after number: Int64) async throws(EnrolmentError) -> AuthorityAPI.Events {
+        try await self.send(.GET, "/api/events?after=\(number)", maximum: 4 << 20)
     }
 
-    private func send<Answer: Decodable>(_ request: HTTPClientRequest, maximum: Int) async throws -> Answer {
-        let status: Int
-        let bytes: ByteBuffer
+    private func post<Answer: Decodable>(
+        _ path: String, _ message: some Encodable
+    ) async throws(EnrolmentError) -> Answer {
+        let body: Data
         do {
-            let response = try await self.client.execute(request, timeout: .seconds(60))
-            status = Int(response.status.code)
-            bytes = try await response.body.collect(upTo: maximum)
-        } catch let error as PKIError {
-            throw Failure(status: nil, description: "\(self.base) is not to be trusted: \(error.reason)")
+            body = try JSONEncoder().encode(message)
         } catch {
-            throw Failure(status: nil, description: "the authority at \(self.base) cannot be reached: \(error)")
+            throw EnrolmentError(.format, "the message to the authority cannot be written: \(error)")
         }
-        let text = String(buffer: bytes)
-        guard status == 200 else {
-            let line = text.split(whereSeparator: \.isNewline).first.map(String.init) ?? "status \(status)"
-            throw Failure(status: status, description: "the authority refuses: \(line)")
-        }
-        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(text.utf8)) else {
-            throw Failure(status: status, description: "the authority at \(self.base) answers what is not understood")
+        return try await self.send(.POST, path, body: Array(body), maximum: 1 << 20)
+    }
+
+    private func send<Answer: Decodable>(
+        _ method: HTTPMethod, _ path: String, body: [UInt8]? = nil, maximum: Int
+    ) async throws(EnrolmentError) -> Answer {
+        let headers: HTTPHeaders = body == nil ? [:] : ["Content-Type": "application/json"]
+        let answer = try await self.transport.ask(
+            self.client, method, path, headers: headers, body: body, maximum: maximum)
+        guard let answer = try? JSONDecoder().decode(Answer.self, from: Data(answer.body)) else {
+            throw EnrolmentError(.format, "\(self.transport.address) answers what is not understood")
         }
         return answer
     }

@@ -20,6 +20,8 @@ public struct AuthorityConfiguration: Sendable {
     public var invitationLifetime: UnixTime = 3 * 86_400
     /// Wrong tokens that one address may offer in ten minutes.
     public var maximumFailures = 20
+    /// Of connections.
+    public var limits = AuthorityLimits()
     /// Called when revocation lists were written, with who was revoked just now: for brokers that have to be told of
     /// both (Mosquitto). What it throws is logged.
     public var onLists: (@Sendable (_ lists: [RevocationList], _ revoked: [IssuedCertificate]) async throws -> Void)?

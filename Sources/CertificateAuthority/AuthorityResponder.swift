@@ -36,6 +36,8 @@ struct AuthorityResponder: HTTPResponder {
     /// The longest body, in bytes: a request in PEM.
     static let maximumBody = 16_384
     static let maximumHosts = 16
+    /// Bytes of a revocation list that are written at once.
+    static let pieceSize = 65_536
     static let defaultRenewalAllowance: UnixTime = 7 * 86_400
 
     let configuration: AuthorityConfiguration
@@ -182,12 +184,22 @@ struct AuthorityResponder: HTTPResponder {
 
     private func list(_ name: String) async throws -> Response {
         let publisher = self.publisher
-        guard let der = try await NIOThreadPool.singleton.runIfActive({ try publisher.list(name) }) else {
+        guard let list = try await NIOThreadPool.singleton.runIfActive({ try publisher.list(name) }) else {
             throw Refusal(.notFound, "not-found", "there is no list of that name")
         }
         return Response(
             status: .ok, headers: [.contentType: "application/pkix-crl", .cacheControl: "max-age=300"],
-            body: .init(byteBuffer: ByteBuffer(bytes: der)))
+            // In pieces of the one buffer: a list may be megabytes, and each connection that does not read would hold
+            // all of it encrypted.
+            body: ResponseBody(contentLength: list.readableBytes) { writer in
+                var rest = list
+                while let piece = rest.readSlice(length: min(Self.pieceSize, rest.readableBytes)),
+                    piece.readableBytes > 0
+                {
+                    try await writer.write(piece)
+                }
+                try await writer.finish(nil)
+            })
     }
 
     private func ocsp(_ bytes: [UInt8]) async throws -> Response {
@@ -205,9 +217,7 @@ struct AuthorityResponder: HTTPResponder {
         let now = self.now()
         return try Self.json(
             try await self.run { directory throws(PKIError) in
-                let centers = try directory.issued().filter {
-                    $0.spiffeID.role == .controlCenter && $0.isInForce(at: now)
-                }
+                let centers = try directory.issued(to: .controlCenter).filter { $0.isInForce(at: now) }
                 return AuthorityAPI.Installation(
                     trustDomain: try directory.trustDomain.rawValue, brokerHost: configuration.brokerHost,
                     brokerPort: configuration.brokerPort,

@@ -17,8 +17,8 @@ import Synchronization
 /// that they hold its key. Whether it is good is judged for each request, so that an expired one may be renewed where
 /// an operator allowed it, and a revoked one is refused at once.
 public struct CertificateAuthorityServer: Service {
-    /// Between two looks at what is due.
-    static let maintenanceInterval: Duration = .seconds(30)
+    /// Between two looks at what is due, in seconds. A rollover by another process is noticed within one.
+    static let maintenanceInterval = 30
 
     /// Where it listens.
     public struct Ports: Hashable, Sendable {
@@ -73,9 +73,10 @@ public struct CertificateAuthorityServer: Service {
                 configuration: self.configuration, publisher: self.publisher, limiter: limiter, url: self.url,
                 isPublicOnly: isPublicOnly, now: self.now, logger: self.logger)
         }
-        // Bounded: what a connection may hold, and for how long it may say nothing.
+        // Bounded: how many connections there are, what each may hold, and how long it may take for what.
+        let counter = ConnectionCounter(self.configuration.limits, logger: self.logger)
         let channel = HTTP1Channel.Configuration(
-            idleTimeout: .seconds(30),
+            additionalChannelHandlers: [ConnectionBounds(counter)],
             httpDecoderConfiguration: .init(
                 maxHeaderFieldSize: 8_192, maxHeaderListSize: 16_384, maxHeaderFieldCount: 64))
         // The server's own log of requests would be ours twice.
@@ -127,12 +128,22 @@ private struct Maintenance: Service {
 
     func run() async throws {
         await cancelWhenGracefulShutdown {
-            while (try? await Task.sleep(for: CertificateAuthorityServer.maintenanceInterval)) != nil {
+            await self.publisher.announceRecent(at: self.now())
+            var seconds = 0
+            var isFailing = false
+            while (try? await Task.sleep(for: .seconds(1))) != nil {
+                seconds += 1
+                // What failed is not tried again every second.
+                let isDue = seconds >= CertificateAuthorityServer.maintenanceInterval
+                guard isDue || (!isFailing && self.publisher.isStale) else { continue }
+                seconds = 0
+                isFailing = true
                 do {
                     let (publisher, now) = (self.publisher, self.now())
                     if try await NIOThreadPool.singleton.runIfActive({ try publisher.maintain(at: now) }) {
                         await publisher.announceLists([])
                     }
+                    isFailing = false
                 } catch {
                     self.logger.error("what is due cannot be renewed", metadata: ["reason": "\(error)"])
                 }

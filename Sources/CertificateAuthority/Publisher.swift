@@ -1,6 +1,7 @@
 import Foundation
 import Identity
 import Logging
+import NIOCore
 import NIOPosix
 import NIOSSL
 import PKI
@@ -19,8 +20,8 @@ final class Publisher: Sendable {
     private struct State {
         var directory: AuthorityDirectory
         var server: Certificate?
-        var responders: [OCSPResponder] = []
-        var lists: [String: [UInt8]] = [:]
+        var responders: [(issuing: Certificate, responder: OCSPResponder)] = []
+        var lists: [String: ByteBuffer] = [:]
         var listMark: FileMark?
         var certificateMarks: [FileMark?] = []
         /// When a warning was last given, by its text.
@@ -41,6 +42,21 @@ final class Publisher: Sendable {
 
     var directory: AuthorityDirectory { self.state.withLock { $0.directory } }
 
+    /// Whether there are other certificates of the authority on disk than those that are served: a rollover by another
+    /// process, of which ``maintain(at:)`` takes notice. Looks at two files.
+    var isStale: Bool {
+        self.state.withLock { state in
+            !state.certificateMarks.isEmpty && state.certificateMarks != Self.marks(state.directory)
+        }
+    }
+
+    private static func marks(_ directory: AuthorityDirectory) -> [FileMark?] {
+        [
+            FileMark(AuthorityDirectory.rootPath(in: directory.path)),
+            FileMark(AuthorityDirectory.issuingPath(in: directory.path)),
+        ]
+    }
+
     /// Certificates of server and responders, lists: whatever is due. Blocks on files.
     ///
     /// - Returns: whether the lists were renewed.
@@ -48,10 +64,7 @@ final class Publisher: Sendable {
     @discardableResult
     func maintain(at now: UnixTime) throws(PKIError) -> Bool {
         try self.state.withLock { (state) throws(PKIError) in
-            let marks = [
-                FileMark(AuthorityDirectory.rootPath(in: state.directory.path)),
-                FileMark(AuthorityDirectory.issuingPath(in: state.directory.path)),
-            ]
+            let marks = Self.marks(state.directory)
             if marks != state.certificateMarks {
                 if !state.certificateMarks.isEmpty {
                     state.directory = try state.directory.reopened()
@@ -60,6 +73,7 @@ final class Publisher: Sendable {
                 state.certificateMarks = marks
                 state.server = nil
                 state.responders = []
+                state.listMark = nil
             }
             try self.renewServer(&state, at: now)
             try self.renewResponders(&state, at: now)
@@ -73,7 +87,7 @@ final class Publisher: Sendable {
         let profile = CertificateProfile.authority(
             self.configuration.id, in: try directory.trustDomain, hosts: self.configuration.hosts)
         let key = SigningKey()
-        let isKnown = try directory.issued().contains { $0.spiffeID == profile.spiffeID }
+        let isKnown = try directory.issued(to: .authority).contains { $0.spiffeID == profile.spiffeID }
         let certificate = try directory.issue(
             profile, to: key.publicKey, at: now, renewing: isKnown, requester: profile.spiffeID.rawValue,
             note: "its own server")
@@ -90,13 +104,13 @@ final class Publisher: Sendable {
     }
 
     private func renewResponders(_ state: inout State, at now: UnixTime) throws(PKIError) {
-        if let responder = state.responders.first, !Self.isDue(responder.certificate, at: now) { return }
-        var responders: [OCSPResponder] = []
+        if let first = state.responders.first, !Self.isDue(first.responder.certificate, at: now) { return }
+        var responders: [(issuing: Certificate, responder: OCSPResponder)] = []
         for issuing in state.directory.issuers {
             let key = SigningKey()
             let certificate = try state.directory.issueResponder(
                 for: issuing, to: key.publicKey, at: now, lifetime: Self.responderLifetime)
-            responders.append(try OCSPResponder(issuer: issuing, certificate: certificate, key: key))
+            responders.append((issuing, try OCSPResponder(issuer: issuing, certificate: certificate, key: key)))
         }
         state.responders = responders
     }
@@ -141,6 +155,24 @@ final class Publisher: Sendable {
         }
     }
 
+    /// Tells of who was revoked within the last ten minutes: a process may have ended between list and word.
+    func announceRecent(at now: UnixTime) async {
+        guard self.configuration.onLists != nil else { return }
+        let directory = self.directory
+        do {
+            let recent = try await NIOThreadPool.singleton.runIfActive {
+                let issued = try directory.issued()
+                let recent = issued.filter { ($0.revocation?.time ?? .min) >= now - 600 }
+                guard !recent.isEmpty else { return recent }
+                let held = Set(issued.filter { $0.isInForce(at: now) }.map(\.spiffeID))
+                return recent.filter { !held.contains($0.spiffeID) }
+            }
+            if !recent.isEmpty { await self.announceLists(recent) }
+        } catch {
+            self.logger.error("the record cannot be read", metadata: ["reason": "\(error)"])
+        }
+    }
+
     private func warn(_ text: String, _ state: inout State, at now: UnixTime) {
         guard now - (state.warned[text] ?? .min / 2) >= 86_400 else { return }
         state.warned[text] = now
@@ -167,17 +199,18 @@ final class Publisher: Sendable {
 
     /// A list in DER under the name of its file: `issuing.crl`, `root.crl` of those in use, or after any authority's
     /// key. Nil if there is none of that name. Read again when the file has changed: `pki revoke` beside this process counts at once.
-    func list(_ name: String) throws(PKIError) -> [UInt8]? {
+    func list(_ name: String) throws(PKIError) -> ByteBuffer? {
         try self.state.withLock { (state) throws(PKIError) in
             let mark = FileMark(AuthorityDirectory.revocationListsPath(in: state.directory.path))
             if mark == nil || mark != state.listMark {
-                var lists: [String: [UInt8]] = [:]
+                var lists: [String: ByteBuffer] = [:]
                 for list in try state.directory.revocationLists() {
+                    let bytes = ByteBuffer(bytes: list.der)
                     if let root = state.directory.roots.first(where: { list.isSigned(by: $0) }) {
-                        lists[PublicationPoints.rootListName(of: root.keyIdentifier)] = list.der
-                        if root == state.directory.root { lists["root.crl"] = list.der }
+                        lists[PublicationPoints.rootListName(of: root.keyIdentifier)] = bytes
+                        if root == state.directory.root { lists["root.crl"] = bytes }
                     } else {
-                        lists[PublicationPoints.listName(of: list.authorityKeyIdentifier)] = list.der
+                        lists[PublicationPoints.listName(of: list.authorityKeyIdentifier)] = bytes
                     }
                 }
                 lists["issuing.crl"] = lists[PublicationPoints.listName(of: state.directory.issuing.keyIdentifier)]
@@ -197,7 +230,7 @@ final class Publisher: Sendable {
         } catch {
             return OCSPResponder.failure(.malformedRequest)
         }
-        for (responder, issuing) in zip(responders, directory.issuers)
+        for (issuing, responder) in responders
         where request.certificates.contains(where: { responder.isResponsible(for: $0) }) {
             do throws(PKIError) {
                 return try responder.answer(request, at: now) { (serial) throws(PKIError) in

@@ -16,6 +16,8 @@ public struct ControlCenterError: Error, Hashable, Sendable, CustomStringConvert
         public static let notDurable = Code(description: "not-durable")
         /// A commit or a lookup failed: disk full, or an input/output error.
         public static let storeFailed = Code(description: "store-failed")
+        /// The authority answers what is not understood.
+        public static let authority = Code(description: "authority")
         /// The control center's own certificate or key does not serve.
         public static let identity = Code(description: "identity")
     }

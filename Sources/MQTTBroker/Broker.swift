@@ -230,7 +230,8 @@ public final class Broker: Service {
                 customVerificationCallback: verification?.callback { [logger = self.logger] error in
                     logger.notice(
                         "client certificate refused", metadata: ["at": "\(origin)", "reason": "\(error)"])
-                })
+                },
+                configuration: NIOSSLServerHandler.Configuration())
             let handler = makeHandler(tls)
             if let balancer { try pipeline.addHandler(ProxyHeaderHandler(connection: handler, balancer: balancer)) }
             try pipeline.addHandler(tls)

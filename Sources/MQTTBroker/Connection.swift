@@ -1,3 +1,4 @@
+import Connections
 import Identity
 import MQTT
 import NIOCore

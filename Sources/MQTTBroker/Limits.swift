@@ -1,3 +1,4 @@
+public import Connections
 public import MQTT
 
 /// What one broker holds for its clients. All bounds are per broker process.

@@ -43,7 +43,7 @@ public struct AuthorityDirectory: Sendable {
     /// The root above ``issuing``, by which a device knows this authority: between the steps of a rollover it is not
     /// yet ``root``.
     public var issuingRoot: Certificate {
-        let identifier = (try? self.issuing.extensions.authorityKeyIdentifier)?.keyIdentifier.map { Array($0) }
+        let identifier = Self.issuerIdentifier(of: self.issuing)
         return self.roots.first { $0.keyIdentifier == identifier } ?? self.root
     }
 
@@ -161,6 +161,11 @@ public struct AuthorityDirectory: Sendable {
     /// - Throws: ``PKIError`` with code `missing`, `permissions`, `format` or `io`.
     public func issued() throws(PKIError) -> [IssuedCertificate] {
         try self.read { (record) throws(PKIError) in record.certificates }
+    }
+
+    /// What was issued to parties of a role, in that order: as many steps as they are, however long the record is.
+    public func issued(to role: Role) throws(PKIError) -> [IssuedCertificate] {
+        try self.read { (record) throws(PKIError) in record.certificates(of: role) }
     }
 
     /// - Parameter serialNumber: its minimal big-endian bytes.
@@ -455,6 +460,97 @@ public struct AuthorityDirectory: Sendable {
         ).0
     }
 
+    /// Revokes an intermediate: on the root's list for those who verify chains, and all that it issued and that is
+    /// valid on its own list, for those who look at leaves alone (Mosquitto). Their holders are locked out until they are
+    /// invited anew; who was renewed under another intermediate before stays.
+    ///
+    /// What a crash kept from the list is written when it is called again.
+    ///
+    /// - Parameters:
+    ///   - keyIdentifier: of an intermediate that is not the one in use.
+    ///   - reason: `keyCompromise` is written as `caCompromise` (RFC 5280 section 5.3.1).
+    ///   - rootKey: of the root above it, if its key is not here.
+    ///   - force: although certificates of it are valid.
+    /// - Returns: what was revoked with it.
+    /// - Throws: ``PKIError`` with code `chain` for one that is in use, that is not there, or whose certificates are
+    ///   valid and not to be revoked by force; `name` if it is revoked already; `missing` without the root's key;
+    ///   `signing` if it is another's; those of the files.
+    public func revokeIntermediate(
+        _ keyIdentifier: [UInt8], reason: RevocationList.Reason, at now: UnixTime, rootKey: SigningKey? = nil,
+        requester: String? = nil, force: Bool = false
+    ) throws(PKIError) -> [IssuedCertificate] {
+        guard let intermediate = self.issuers.first(where: { $0.keyIdentifier == keyIdentifier }) else {
+            throw PKIError(
+                .chain, "\(keyIdentifier.hexadecimal) is no intermediate here: pki show issuing.pem lists them")
+        }
+        guard intermediate != self.issuing else {
+            throw PKIError(
+                .chain, "it is in use: make another one first (secure-mqtt pki intermediate), then revoke this one")
+        }
+        guard let root = self.roots.first(where: { $0.keyIdentifier == Self.issuerIdentifier(of: intermediate) }) else {
+            throw PKIError(.chain, "the root above \(keyIdentifier.hexadecimal) is not here any more")
+        }
+        var key = rootKey
+        if key == nil { key = try self.rootKey(root) }
+        guard let key else {
+            throw PKIError(.missing, "the root's key is not here: bring it back for this, with --root-key FILE")
+        }
+        _ = try Authority(certificate: root, key: key)
+        let authority = IssuanceRecord.RevokedAuthority(
+            serialNumber: intermediate.serialBytes, issuer: root.keyIdentifier,
+            revocation: .init(
+                time: now, reason: reason == .keyCompromise ? .caCompromise : reason, requester: requester))
+        return try self.change(
+            { (record) throws(PKIError) -> (([IssuedCertificate], Lists), [UInt8]) in
+                var lines: [UInt8] = []
+                if record.revokedAuthorities.contains(where: { $0.serialNumber == authority.serialNumber }) {
+                    let isListed = try self.revocationLists().contains {
+                        $0.isSigned(by: root) && $0.entry(for: authority.serialNumber) != nil
+                    }
+                    guard !isListed else { throw PKIError(.name, "\(keyIdentifier.hexadecimal) is revoked already") }
+                } else {
+                    lines += try IssuanceRecord.authorityRevoked(authority)
+                }
+                var revoked = self.valid(of: keyIdentifier, in: record, at: now)
+                if let first = revoked.first, !force {
+                    throw PKIError(
+                        .chain,
+                        "\(revoked.count) certificates of it are still valid, the first of \(first.spiffeID): let them renew, or lock them out with --force"
+                    )
+                }
+                let revocation = IssuedCertificate.Revocation(time: now, reason: .unspecified, requester: requester)
+                for index in revoked.indices {
+                    lines += try IssuanceRecord.revoked(revoked[index], revocation)
+                    revoked[index].revocation = revocation
+                }
+                let lists = try self.makeLists(
+                    record, revoking: revoked, authority: authority, at: now, rootKey: key, includingRoot: true)
+                return ((revoked, lists), lines)
+            },
+            then: { (result) throws(PKIError) in try self.write(result.1) }
+        ).0
+    }
+
+    /// Whether an intermediate was revoked, and when; nil if it was not.
+    public func revocation(of intermediate: Certificate) throws(PKIError) -> IssuedCertificate.Revocation? {
+        try self.read { (record) throws(PKIError) in record.revocation(of: intermediate) }
+    }
+
+    private static func issuerIdentifier(of intermediate: Certificate) -> [UInt8]? {
+        (try? intermediate.extensions.authorityKeyIdentifier)?.keyIdentifier.map { Array($0) }
+    }
+
+    /// What an intermediate issued and is in force.
+    private func valid(
+        of keyIdentifier: [UInt8], in record: IssuanceRecord, at now: UnixTime
+    ) -> [IssuedCertificate] {
+        // Records that name no issuer are of a time when there was but one: the oldest.
+        let isOldest = self.issuers.last?.keyIdentifier == keyIdentifier
+        return record.certificates.filter {
+            ($0.issuer == keyIdentifier || ($0.issuer == nil && isOldest)) && $0.isInForce(at: now)
+        }
+    }
+
     /// Certificates that are revoked in the record and not on the list of their issuer: a crash came in between, or
     /// the disk was full. New lists mend it.
     ///
@@ -510,14 +606,20 @@ public struct AuthorityDirectory: Sendable {
         var renewsRoot = false
     }
 
-    /// - Parameter revoking: what is about to be recorded as revoked.
+    /// - Parameters:
+    ///   - revoking: what is about to be recorded as revoked.
+    ///   - authority: likewise.
     private func makeLists(
-        _ record: IssuanceRecord, revoking: [IssuedCertificate] = [], at now: UnixTime, rootKey: SigningKey? = nil,
+        _ record: IssuanceRecord, revoking: [IssuedCertificate] = [],
+        authority: IssuanceRecord.RevokedAuthority? = nil, at now: UnixTime, rootKey: SigningKey? = nil,
         includingRoot: Bool
     ) throws(PKIError) -> Lists {
+        // Another process may have made an intermediate or a root since: its list must not be left out.
+        let current = try self.reopened()
         let held = try self.revocationLists()
+        let authorities = record.revokedAuthorities + (authority.map { [$0] } ?? [])
         var result = Lists()
-        for root in self.roots {
+        for root in current.roots {
             let former = held.filter { $0.isSigned(by: root) }.max { $0.number < $1.number }
             var key = rootKey
             if root.publicKey != key.map({ Certificate.PublicKey($0.publicKey) }) {
@@ -527,16 +629,17 @@ public struct AuthorityDirectory: Sendable {
             if let key {
                 result.lists.append(
                     try Authority(certificate: root, key: key).makeRevocationList(
-                        number: (former?.number ?? 0) + 1, at: now,
+                        number: (former?.number ?? 0) + 1,
+                        entries: Self.entries(authorities.filter { $0.issuer == root.keyIdentifier }), at: now,
                         lifetime: Authority.rootRevocationListLifetime))
-                if root == self.root { result.renewsRoot = true }
+                if root == current.root { result.renewsRoot = true }
             } else if let former {
                 result.lists.append(former)
             }
         }
         let revoked = record.revoked + revoking
         // The list of the authority in use is the last: of several, readers take that.
-        for issuing in self.issuers.reversed() {
+        for issuing in current.issuers.reversed() {
             let former = held.filter { $0.isSigned(by: issuing) }.map(\.number).max() ?? 0
             let entries = revoked.filter { $0.issuer == nil || $0.issuer == issuing.keyIdentifier }
                 .compactMap { certificate in
@@ -549,6 +652,12 @@ public struct AuthorityDirectory: Sendable {
                 try self.authority(issuing).makeRevocationList(number: former + 1, entries: entries, at: now))
         }
         return result
+    }
+
+    /// Each once: a second try after a crash may be recorded again.
+    private static func entries(_ authorities: [IssuanceRecord.RevokedAuthority]) -> [RevocationList.Entry] {
+        var serials: Set<[UInt8]> = []
+        return authorities.filter { serials.insert($0.serialNumber).inserted }.map(\.entry)
     }
 
     private func write(_ lists: Lists) throws(PKIError) {
@@ -679,16 +788,18 @@ public struct AuthorityDirectory: Sendable {
             (self.roots + self.issuers).contains(where: { $0.keyIdentifier == keyIdentifier })
         else { throw PKIError(.chain, "\(keyIdentifier.hexadecimal) is no former root or intermediate here") }
         guard
-            !self.issuers.contains(where: { issuing in
-                (try? issuing.extensions.authorityKeyIdentifier)?.keyIdentifier.map { Array($0) } == keyIdentifier
-            })
+            !self.issuers.contains(where: { Self.issuerIdentifier(of: $0) == keyIdentifier })
         else { throw PKIError(.chain, "an intermediate still stands under that root") }
-        // Records that name no issuer are of a time when there was but one: the oldest.
-        let isOldest = self.issuers.last?.keyIdentifier == keyIdentifier
         try self.change { (record) throws(PKIError) -> (Void, [UInt8]) in
-            let valid = record.certificates.filter {
-                ($0.issuer == keyIdentifier || ($0.issuer == nil && isOldest)) && $0.isInForce(at: now)
+            if let revoked = self.issuers.first(where: { $0.keyIdentifier == keyIdentifier }), now <= revoked.notAfter,
+                record.revocation(of: revoked) != nil, !force
+            {
+                throw PKIError(
+                    .chain,
+                    "it is revoked, and must stay known until it ends at \(CivilTime(revoked.notAfter).iso8601): a gate that does not know it does not look it up"
+                )
             }
+            let valid = self.valid(of: keyIdentifier, in: record, at: now)
             if let first = valid.first, !force {
                 throw PKIError(
                     .chain, "\(valid.count) certificates of it are still valid, the first of \(first.spiffeID)")

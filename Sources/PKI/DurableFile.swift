@@ -60,9 +60,12 @@ package enum DurableFile {
     ///   - maximumSize: in bytes; a longer file is refused before it is read.
     ///   - offset: where to begin, in bytes; behind the end is `io`: the file was shortened.
     ///   - ownerOnly: refuse a file that group or others may read or write.
+    ///   - groupMayRead: with `ownerOnly`, a group may read it: so an access list shows in the mode (acl(5)), by which
+    ///     systemd lets a service read its credentials.
     /// - Throws: ``PKIError`` with code `missing`, `permissions`, `too-large` or `io`.
     package static func read(
-        _ path: String, from offset: Int = 0, maximumSize: Int = Self.defaultMaximumSize, ownerOnly: Bool = false
+        _ path: String, from offset: Int = 0, maximumSize: Int = Self.defaultMaximumSize, ownerOnly: Bool = false,
+        groupMayRead: Bool = false
     ) throws(PKIError) -> [UInt8] {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
@@ -74,7 +77,7 @@ package enum DurableFile {
         var status = stat()
         guard fstat(descriptor, &status) == 0 else { throw Self.failure("cannot examine", path) }
         guard status.st_mode & S_IFMT == S_IFREG else { throw PKIError(.io, "\(path) is not a regular file") }
-        if ownerOnly, status.st_mode & 0o077 != 0 {
+        if ownerOnly, status.st_mode & (groupMayRead ? 0o037 : 0o077) != 0 {
             let mode = String(status.st_mode & 0o777, radix: 8)
             throw PKIError(
                 .permissions,

@@ -27,7 +27,7 @@ public struct EnrolmentRequest: Sendable {
             throw PKIError(.tooLarge, "a request of \(der.count) bytes; at most \(Self.maximumSize) are accepted")
         }
         guard let request = try? CertificateSigningRequest(derEncoded: der) else {
-            throw PKIError(.format, "not a certificate signing request (PKCS#10) in DER")
+            throw Self.unsupported(der) ?? PKIError(.format, "not a certificate signing request (PKCS#10) in DER")
         }
         guard let publicKey = P256.Signing.PublicKey(request.publicKey) else {
             throw PKIError(.weakKey, "the request's key is not a P-256 key")
@@ -40,6 +40,36 @@ public struct EnrolmentRequest: Sendable {
         }
         self.publicKey = publicKey
         self.request = request
+    }
+
+    /// Why the X.509 library does not take what has the shape of a request: it knows no such key or signature.
+    private static func unsupported(_ der: [UInt8]) -> PKIError? {
+        let (key, signature): (ArraySlice<UInt8>, ArraySlice<UInt8>)
+        do throws(DERCursor.Malformed) {
+            var outer = DERCursor(der, in: der.indices)
+            var request = DERCursor(der, in: try outer.next(0x30).content)
+            var information = DERCursor(der, in: try request.next(0x30).content)
+            signature = der[try request.next(0x30).content]
+            _ = try request.next(0x03)
+            _ = try information.next(0x02)
+            _ = try information.next(0x30)
+            var keyInformation = DERCursor(der, in: try information.next(0x30).content)
+            key = der[try keyInformation.next(0x30).content]
+            guard outer.isAtEnd, request.isAtEnd else { return nil }
+        } catch {
+            return nil
+        }
+        // SEQUENCE { ecPublicKey, prime256v1 }; SEQUENCE { ecdsa-with-SHA256 }.
+        guard
+            key.elementsEqual([
+                0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03,
+                0x01, 0x07,
+            ])
+        else { return PKIError(.weakKey, "the request's key is not a P-256 key") }
+        guard signature.elementsEqual([0x06, 0x08, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x04, 0x03, 0x02]) else {
+            return PKIError(.algorithm, "the request is not signed with ecdsa-with-SHA256")
+        }
+        return nil
     }
 
     /// As ``init(der:)``, from a file or a body: DER, PEM, or the base64 that EST sends.

@@ -110,6 +110,7 @@ public struct AuthorityEvent: Sendable {
 /// | `revoked` | a serial number, with reason |
 /// | `invited` | an ID may be certified once by a token, of which only the hash is here |
 /// | `renewal-allowed` | an ID may be renewed with an expired certificate, once, until a time |
+/// | `authority-revoked` | an intermediate's own serial number, with reason; it belongs on the list of the root above it |
 /// | `withdrawn` | what an ID had open, invitation or renewal, is closed |
 /// | `responder` | a certificate for the OCSP responder |
 /// | `takeover` | a certificate of a minute in the name of a revoked party, which ended its session at a Mosquitto |
@@ -147,6 +148,22 @@ struct IssuanceRecord: Sendable {
         }
     }
 
+    /// An intermediate that is revoked.
+    struct RevokedAuthority: Hashable, Sendable {
+        /// Minimal big-endian bytes.
+        let serialNumber: [UInt8]
+        /// Key identifier of the root that issued it.
+        let issuer: [UInt8]
+        let revocation: IssuedCertificate.Revocation
+
+        var entry: RevocationList.Entry {
+            RevocationList.Entry(
+                serialNumber: self.serialNumber, revokedAt: self.revocation.time, reason: self.revocation.reason)
+        }
+    }
+
+    private(set) var revokedAuthorities: [RevokedAuthority] = []
+
     /// In the order of issue.
     private(set) var certificates: [IssuedCertificate] = []
 
@@ -157,6 +174,7 @@ struct IssuanceRecord: Sendable {
     /// Places in ``certificates``.
     private var bySerial: [[UInt8]: Int] = [:]
     private var byFoldedID: [String: [Int]] = [:]
+    private var byRole: [Role: [Int]] = [:]
     private var changes: [(number: Int, kind: AuthorityEvent.Kind, place: Int)] = []
     /// The newest of each ID.
     private var invitations: [String: Invitation] = [:]
@@ -189,6 +207,13 @@ struct IssuanceRecord: Sendable {
     /// The certificates of an ID, whatever its case, in the order of issue.
     func certificates(of id: Identifier) -> [IssuedCertificate] {
         (self.byFoldedID[id.folded] ?? []).map { self.certificates[$0] }
+    }
+
+    /// The certificates of a role, in the order of issue.
+    func certificates(of role: Role) -> [IssuedCertificate] { (self.byRole[role] ?? []).map { self.certificates[$0] } }
+
+    func revocation(of intermediate: Certificate) -> IssuedCertificate.Revocation? {
+        self.revokedAuthorities.first { $0.serialNumber == intermediate.serialBytes }?.revocation
     }
 
     func invitation(_ id: Identifier) -> Invitation? { self.invitations[id.folded] }
@@ -232,6 +257,15 @@ struct IssuanceRecord: Sendable {
             else { return false }
             self.certificates[place].revocation = .init(time: line.time, reason: reason, requester: line.requester)
             self.changes.append((self.lineCount, .revoked, place))
+        case "authority-revoked":
+            guard let serial = line.serial.flatMap([UInt8].init(hexadecimal:)),
+                let issuer = line.issuer.flatMap([UInt8].init(hexadecimal:)),
+                let reason = line.reason.flatMap(RevocationList.Reason.init(rawValue:))
+            else { return false }
+            self.revokedAuthorities.append(
+                .init(
+                    serialNumber: serial, issuer: issuer,
+                    revocation: .init(time: line.time, reason: reason, requester: line.requester)))
         case "invited":
             guard let text = line.spiffeID, let spiffeID = try? SPIFFEID(text), let expires = line.expires,
                 let hash = line.token.flatMap([UInt8].init(hexadecimal:)),
@@ -262,6 +296,7 @@ struct IssuanceRecord: Sendable {
         self.certificates.append(certificate)
         self.bySerial[certificate.serialNumber] = place
         self.byFoldedID[folded, default: []].append(place)
+        self.byRole[certificate.spiffeID.role, default: []].append(place)
         self.changes.append((self.lineCount, .issued, place))
         // One certificate uses up what allowed it.
         self.allowances[folded] = nil
@@ -302,6 +337,14 @@ struct IssuanceRecord: Sendable {
                 event: "revoked", time: revocation.time, serial: certificate.serialNumber.hexadecimal,
                 spiffeID: certificate.spiffeID.rawValue, reason: revocation.reason.rawValue,
                 requester: revocation.requester))
+    }
+
+    static func authorityRevoked(_ authority: RevokedAuthority) throws(PKIError) -> [UInt8] {
+        try Self.encode(
+            Line(
+                event: "authority-revoked", time: authority.revocation.time,
+                serial: authority.serialNumber.hexadecimal, reason: authority.revocation.reason.rawValue,
+                issuer: authority.issuer.hexadecimal, requester: authority.revocation.requester))
     }
 
     static func invited(_ invitation: Invitation) throws(PKIError) -> [UInt8] {

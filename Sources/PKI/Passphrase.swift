@@ -15,9 +15,12 @@ public struct Passphrase: Sendable, CustomStringConvertible, CustomDebugStringCo
 
     /// Reads a credential file: its first line, readable by its owner alone.
     ///
+    /// - Parameter groupMayRead: as systemd makes credentials: of root, mode 0440, which is an access list for the
+    ///   service's user.
     /// - Throws: ``PKIError`` with code `missing`, `permissions`, `passphrase` or `io`.
-    public static func read(_ path: String) throws(PKIError) -> Passphrase {
-        let bytes = try DurableFile.read(path, maximumSize: Self.maximumLength + 2, ownerOnly: true)
+    public static func read(_ path: String, groupMayRead: Bool = false) throws(PKIError) -> Passphrase {
+        let bytes = try DurableFile.read(
+            path, maximumSize: Self.maximumLength + 2, ownerOnly: true, groupMayRead: groupMayRead)
         let line = bytes.prefix { $0 != 0x0A && $0 != 0x0D }
         guard let text = String(validating: line, as: UTF8.self), !text.isEmpty else {
             throw PKIError(.passphrase, "\(path) does not begin with a passphrase")

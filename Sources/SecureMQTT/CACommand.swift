@@ -43,6 +43,7 @@ struct CACommand: AsyncParsableCommand {
             publicPort: settings.publicPort, brokerHost: configuration.broker.host,
             brokerPort: configuration.broker.port)
         authority.invitationLifetime = UnixTime(settings.invitationLifetime)
+        authority.limits = settings.limits
         let directory = try AuthorityDirectory.open(
             settings.directory,
             passphrase: PassphraseSources.source(file: self.passphraseFile ?? settings.passphraseFile),

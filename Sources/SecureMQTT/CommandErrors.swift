@@ -59,8 +59,6 @@ struct CommandError: Error, CustomStringConvertible {
         case let error as MeterSourceError: self.init(Self.status(of: error), error.description)
         case let error as LiCoreError: self.init(.badData, error.reason)
         case let error as OutboxError: self.init(Self.status(of: error), error.reason)
-        case let error as AuthorityClient.Failure:
-            self.init(error.status == nil ? .unavailable : .badData, error.description)
         case let error as EnrolmentError: self.init(Self.status(of: error), error.reason)
         case let error as Refusal: self.init(.usage, error.detail)
         default: self.init(.software, Self.oneLine("\(error)"))
@@ -71,7 +69,7 @@ struct CommandError: Error, CustomStringConvertible {
     static func exit(with error: any Error) -> Never {
         switch error {
         case is CommandError, is PKIError, is IdentityError, is ControlCenterError, is BrokerError, is MQTTClientError,
-            is MeterSourceError, is OutboxError, is LiCoreError, is AuthorityClient.Failure, is EnrolmentError,
+            is MeterSourceError, is OutboxError, is LiCoreError, is EnrolmentError,
             is Refusal:
             Self(error).exit()
         default:
@@ -155,7 +153,7 @@ struct CommandError: Error, CustomStringConvertible {
     private static func status(of error: EnrolmentError) -> ExitStatus {
         switch error.code {
         case .address: .usage
-        case .fingerprint: .badData
+        case .fingerprint, .request: .badData
         case .unreachable, .busy: .unavailable
         case .untrusted, .token, .forbidden: .permission
         case .conflict: .cannotCreate

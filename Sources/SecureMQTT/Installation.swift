@@ -13,7 +13,7 @@ import X509
 /// | `broker/`, `control-center/` | their certificates and keys |
 /// | `store/` | the control center's database |
 /// | `auditors/<ID>/` | all that a device needs, its configuration included |
-/// | `operators/<ID>/` | certificate and key of a person or program |
+/// | `operators/<ID>/` | certificate and key of a person or program, and the root |
 struct Installation: Sendable {
     var trustDomain: TrustDomain
     var hosts: [HostName]
@@ -138,6 +138,8 @@ enum Party {
             throw error
         }
         try CertificateFile.create("\(folder)/\(name).pem", [certificate, authority.issuing])
+        // By which an operator's commands know the authority (--as).
+        if profile.spiffeID.role == .operator { try CertificateFile.create("\(folder)/root.pem", authority.roots) }
         return certificate
     }
 

@@ -1,5 +1,8 @@
+import CertificateAuthority
 import Configuration
+import Connections
 import ControlCenter
+import Enrolment
 import Foundation
 import Identity
 import MQTTBroker
@@ -133,6 +136,13 @@ extension InstallationConfiguration {
             certificate: try values.requiredPath(.controlCenterCertificate),
             key: try values.requiredKey(.controlCenterKey),
             store: values.path(.controlCenterStore) ?? values.resolve("store/store.sqlite3"),
+            authority: try values.string(.controlCenterAuthority).map { text throws(CommandError) in
+                do throws(EnrolmentError) {
+                    return try AuthorityAddress(text)
+                } catch {
+                    throw values.wrong(.controlCenterAuthority, error.reason)
+                }
+            },
             workers: try values.int(.controlCenterWorkers, 0...1_024, default: 0))
     }
 
@@ -163,6 +173,10 @@ extension InstallationConfiguration {
         } catch {
             throw values.wrong(.caPublicURL, error.reason)
         }
+        var limits = AuthorityLimits()
+        limits.connections = try values.int(.caMaxConnections, 1...1_000_000, default: limits.connections)
+        limits.connectionsPerAddress = try values.int(
+            .caMaxConnectionsPerAddress, 1...1_000_000, default: limits.connectionsPerAddress)
         return AuthoritySettings(
             id: try values.required(.caID) { (text) throws(IdentityError) in try Identifier(text) },
             directory: values.path(.caDirectory) ?? values.resolve("pki"),
@@ -173,6 +187,7 @@ extension InstallationConfiguration {
             publication: publication,
             passphraseFile: values.path(.caPassphraseFile),
             mosquitto: values.path(.caMosquitto),
+            limits: limits,
             invitationLifetime: try values.int(.caInvitationLifetime, 60...2_592_000, default: 259_200))
     }
 

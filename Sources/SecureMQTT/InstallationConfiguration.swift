@@ -1,5 +1,7 @@
+import CertificateAuthority
 import Configuration
 import ControlCenter
+import Enrolment
 import Foundation
 import Identity
 import Logging
@@ -70,6 +72,7 @@ struct InstallationConfiguration: Sendable {
         case controlCenterCertificate = "control-center.certificate"
         case controlCenterKey = "control-center.key"
         case controlCenterStore = "control-center.store"
+        case controlCenterAuthority = "control-center.authority"
         case controlCenterWorkers = "control-center.workers"
         case licoreFleet = "licore.fleet"
         case licoreController = "licore.controller"
@@ -123,6 +126,8 @@ struct InstallationConfiguration: Sendable {
         case caPublicURL = "ca.public-url"
         case caPassphraseFile = "ca.passphrase-file"
         case caMosquitto = "ca.mosquitto"
+        case caMaxConnections = "ca.max-connections"
+        case caMaxConnectionsPerAddress = "ca.max-connections-per-address"
         case caInvitationLifetime = "ca.invitation-lifetime"
     }
 }
@@ -231,6 +236,8 @@ struct ControlCenterSettings: Sendable {
     let key: String
     /// The SQLite file. Default `store/store.sqlite3`.
     let store: String
+    /// The authority whose events are kept, `https://HOST:PORT`; nil, the default, for none.
+    let authority: AuthorityAddress?
     /// Threads that verify; 0, the default, for one a core.
     let workers: Int
 }
@@ -319,6 +326,8 @@ struct AuthoritySettings: Sendable {
     let passphraseFile: String?
     /// The folder of a Mosquitto that is told of revocations, as `pki export-mosquitto` wrote it; nil for none.
     let mosquitto: String?
+    /// Connections at once, in all and of one address. Default 1024 and 128.
+    let limits: AuthorityLimits
     /// How long an invitation lives, in seconds. Default three days.
     let invitationLifetime: Int
 }

@@ -79,6 +79,8 @@ enum InstallationTemplate {
           key: control-center/control-center.key
           # The SQLite database with everything that was verified.
           store: store/store.sqlite3
+          # The authority (secure-mqtt ca), if one runs: what it issues and revokes is kept in the database too.
+          #authority: https://\(hosts.first.map { $0.contains(":") ? "[\($0)]" : $0 } ?? "localhost"):8443
           # Threads that verify signatures; 0 is one a core.
           #workers: 0
 
@@ -107,6 +109,9 @@ enum InstallationTemplate {
           #passphrase-file: /etc/secure-mqtt/ca-passphrase
           # With Mosquitto on this machine: the folder of pki export-mosquitto. It is told of revocations.
           #mosquitto: /etc/mosquitto/energy
+          # Connections at once, in all and of one address (IPv6: one /64).
+          #max-connections: 1024
+          #max-connections-per-address: 128
           # Seconds.
           #invitation-lifetime: 259200
 

@@ -1,5 +1,7 @@
 import CertificateAuthority
 import Foundation
+import Identity
+import PKI
 
 /// The original's registry of devices: a CSV file whose head names a column `device`, and perhaps `state`, `locality`
 /// and `postal_code`.
@@ -10,40 +12,84 @@ enum DeviceRegistry {
         var place = ""
     }
 
+    /// A row that names no device, or none that can be invited.
+    struct RefusedRow: Sendable {
+        let line: Int
+        let reason: String
+    }
+
+    /// A device, by its line from 1 on, or what is wrong with the line.
+    typealias Row = (line: Int, device: Result<Device, CommandError>)
+
     /// The most devices of one file.
     static let maximumCount = 10_000
+    /// The longest file and line, in bytes.
+    static let maximumSize = 4 << 20
+    static let maximumLine = 1_024
 
-    static func read(_ path: String) throws -> [Device] {
-        let text: String
-        do {
-            text = try String(contentsOfFile: path, encoding: .utf8)
+    /// - Throws: ``CommandError`` if the file as a whole is none; what is wrong with one row is in its place.
+    static func read(_ path: String) throws -> [Row] {
+        let bytes: [UInt8]
+        do throws(PKIError) {
+            bytes = try DurableFile.read(path, maximumSize: Self.maximumSize)
         } catch {
-            throw CommandError(.noInput, "\(path) cannot be read as text in UTF-8")
-        }
-        let lines = text.split(whereSeparator: \.isNewline).map { line in
-            line.split(separator: ",", omittingEmptySubsequences: false).map {
-                $0.trimmingCharacters(in: CharacterSet.whitespaces.union(CharacterSet(charactersIn: "\"")))
+            guard error.code != .tooLarge else {
+                throw CommandError(.badData, "\(path) has more than \(Self.maximumSize) bytes: split it")
             }
+            throw CommandError(.noInput, error.reason)
         }
-        guard let head = lines.first?.map({ $0.lowercased() }), let column = head.firstIndex(of: "device") else {
-            throw CommandError(.badData, "\(path): the first line names no column 'device'")
+        guard let text = String(validating: bytes, as: UTF8.self) else {
+            throw CommandError(.noInput, "\(path) is not text in UTF-8")
         }
+        // Lines are counted as an editor does: empty ones too.
+        let lines = text.drop { $0 == "\u{FEFF}" }.split(omittingEmptySubsequences: false, whereSeparator: \.isNewline)
+            .enumerated().map { (line: $0.offset + 1, text: $0.element) }
+            .filter { !$0.text.allSatisfy(\.isWhitespace) }
+        guard let first = lines.first, first.text.utf8.count <= Self.maximumLine,
+            case let head = Self.fields(first.text).map({ $0.lowercased() }),
+            let column = head.firstIndex(of: "device")
+        else { throw CommandError(.badData, "\(path): the first line names no column 'device'") }
         guard (2...Self.maximumCount + 1).contains(lines.count) else {
             throw CommandError(.badData, "\(path): \(lines.count - 1) devices; 1 to \(Self.maximumCount) are expected")
         }
         var seen: Set<String> = []
-        return try lines.dropFirst().enumerated().map { index, fields in
-            guard fields.count == head.count else {
-                throw CommandError(
-                    .badData, "\(path), line \(index + 2): \(fields.count) fields where \(head.count) are expected")
+        return lines.dropFirst().map { line, text in
+            do throws(CommandError) {
+                guard text.utf8.count <= Self.maximumLine else {
+                    throw CommandError(.badData, "\(text.utf8.count) bytes; at most \(Self.maximumLine) are read")
+                }
+                let fields = Self.fields(text)
+                guard fields.count == head.count else {
+                    throw CommandError(.badData, "\(fields.count) fields where \(head.count) are expected")
+                }
+                let id = fields[column]
+                guard seen.insert(id.lowercased()).inserted else {
+                    throw CommandError(.badData, "\(id) is there twice")
+                }
+                do throws(IdentityError) { _ = try Identifier(id) } catch {
+                    throw CommandError(.badData, error.reason)
+                }
+                let place = ["postal_code", "locality", "state"].compactMap { name in
+                    head.firstIndex(of: name).map { fields[$0] }
+                }
+                return (
+                    line, .success(Device(id: id, place: place.filter { !$0.isEmpty }.joined(separator: " ")))
+                )
+            } catch {
+                return (line, .failure(error))
             }
-            guard seen.insert(fields[column].lowercased()).inserted else {
-                throw CommandError(.badData, "\(path), line \(index + 2): \(fields[column]) is there twice")
-            }
-            let place = ["postal_code", "locality", "state"].compactMap { name in
-                head.firstIndex(of: name).map { fields[$0] }
-            }
-            return Device(id: fields[column], place: place.filter { !$0.isEmpty }.joined(separator: " "))
+        }
+    }
+
+    /// The fields of one line; a comma within quotes does not separate.
+    private static func fields(_ line: Substring) -> [String] {
+        var isQuoted = false
+        let parts = line.split(omittingEmptySubsequences: false) { character in
+            if character == "\"" { isQuoted.toggle() }
+            return character == "," && !isQuoted
+        }
+        return parts.map {
+            $0.trimmingCharacters(in: CharacterSet.whitespaces.union(CharacterSet(charactersIn: "\"")))
         }
     }
 }

@@ -19,6 +19,7 @@ struct PKIInviteCommand: AsyncParsableCommand {
               A whole registry (device,state,locality,postal_code), as CSV, or as sheets to print and cut:
                 secure-mqtt pki invite --registry devices.csv > invitations.csv
                 secure-mqtt pki invite --registry devices.csv --html > invitations.html
+              Rows that are refused are listed with their line and reason, all others are invited; exit code 65.
             """)
 
     @Argument(help: ArgumentHelp("The ID to invite.", valueName: "id"))
@@ -70,37 +71,82 @@ struct PKIInviteCommand: AsyncParsableCommand {
 
     func run() async throws {
         if let meter { _ = try MeterName(meter) }
-        let devices =
-            try self.registry.map { try DeviceRegistry.read($0) } ?? [DeviceRegistry.Device(id: self.id ?? "")]
-        // All are judged before the first is invited.
-        for device in devices { _ = try Identifier(device.id) }
-        let sheets = try await self.invite(devices)
+        guard let registry else {
+            let inviter = try await self.makeInviter()
+            let sheet: InvitationSheet
+            do {
+                sheet = try await inviter.invite(DeviceRegistry.Device(id: try Identifier(self.id ?? "").rawValue))
+            } catch {
+                await inviter.close()
+                throw error
+            }
+            await inviter.close()
+            let output = Terminal.standardOutput
+            if self.json { return try output.json(sheet.invited) }
+            output.line("On the device, before \(sheet.invited.expires.iso8601):")
+            return output.line("  \(sheet.command)")
+        }
+        try await self.inviteAll(try DeviceRegistry.read(registry), of: registry)
+    }
+
+    /// Every row is tried. What was invited is written whatever becomes of the others: tokens are seen only once.
+    private func inviteAll(_ rows: [DeviceRegistry.Row], of registry: String) async throws {
+        let inviter = try await self.makeInviter()
+        var sheets: [InvitationSheet] = []
+        var refused: [DeviceRegistry.RefusedRow] = []
+        var stop: (any Error)?
+        for (line, device) in rows {
+            do {
+                sheets.append(try await inviter.invite(try device.get()))
+            } catch {
+                let reason = CommandError(error)
+                refused.append(.init(line: line, reason: reason.description))
+                // The rest would fare no better: the authority is away, its key or its disk is.
+                guard [.badData, .usage, .cannotCreate].contains(reason.status) else {
+                    stop = CommandError(
+                        reason.status,
+                        "\(registry), line \(line): \(reason.description); nothing from there on was invited")
+                    refused.removeLast()
+                    break
+                }
+            }
+        }
+        await inviter.close()
         let output = Terminal.standardOutput
         if self.json {
             for sheet in sheets { try output.json(sheet.invited) }
         } else if self.html {
             output.write(InvitationSheets.page(sheets))
-        } else if self.registry != nil {
+        } else {
             output.write(InvitationSheets.table(sheets))
-        } else if let sheet = sheets.first {
-            output.line("On the device, before \(sheet.invited.expires.iso8601):")
-            output.line("  \(sheet.command)")
+        }
+        for row in refused {
+            Terminal.standardError.line("secure-mqtt: \(registry), line \(row.line): \(row.reason)")
+        }
+        if let stop { throw stop }
+        guard refused.isEmpty else {
+            throw CommandError(
+                .badData,
+                "\(refused.count) of \(rows.count) rows were refused, as said above; \(sheets.count) are invited")
         }
     }
 
-    private func invite(_ devices: [DeviceRegistry.Device]) async throws -> [InvitationSheet] {
+    /// Invites one after the other, through the authority's folder or its API.
+    private struct Inviter {
+        let invite: (DeviceRegistry.Device) async throws -> InvitationSheet
+        let close: () async -> Void
+    }
+
+    private func makeInviter() async throws -> Inviter {
         if let client = try await self.remote.client(self.authority) {
-            return try await AuthorityAccess.using(client) { client in
-                var sheets: [InvitationSheet] = []
-                for device in devices {
+            return Inviter(
+                invite: { device in
                     let invited = try await client.invite(
                         .init(
                             id: device.id, role: self.role.rawValue, lifetime: self.lifetime?.seconds,
                             hosts: self.hosts.isEmpty ? nil : self.hosts))
-                    sheets.append(InvitationSheet(device: device, invited: invited, meter: self.meter))
-                }
-                return sheets
-            }
+                    return InvitationSheet(device: device, invited: invited, meter: self.meter)
+                }, close: { await client.close() })
         }
         let authority = try await self.authority.openAuthority()
         let settings = try await self.authority.settings()
@@ -109,15 +155,16 @@ struct PKIInviteCommand: AsyncParsableCommand {
         let url = "https://\(address.contains(":") ? "[\(address)]" : address):\(settings?.port ?? 8_443)"
         let lifetime = self.lifetime?.seconds ?? UnixTime(settings?.invitationLifetime ?? 259_200)
         let domain = try authority.trustDomain
-        return try devices.map { device in
-            let token = EnrolmentToken()
-            let invitation = try authority.invite(
-                .role(self.role, try Identifier(device.id), in: domain, hosts: hosts), lifetime: lifetime, at: .now,
-                requester: Requester.local, token: token)
-            return InvitationSheet(
-                device: device,
-                invited: .init(invitation, token: token.text, root: authority.issuingRoot.sha256, url: url),
-                meter: self.meter)
-        }
+        return Inviter(
+            invite: { device in
+                let token = EnrolmentToken()
+                let invitation = try authority.invite(
+                    .role(self.role, try Identifier(device.id), in: domain, hosts: hosts), lifetime: lifetime,
+                    at: .now, requester: Requester.local, token: token)
+                return InvitationSheet(
+                    device: device,
+                    invited: .init(invitation, token: token.text, root: authority.issuingRoot.sha256, url: url),
+                    meter: self.meter)
+            }, close: {})
     }
 }

@@ -7,21 +7,35 @@ import PKI
 struct PKIRevokeCommand: AsyncParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "revoke",
-        abstract: "Revoke all certificates of an ID and withdraw its open invitation, or renew the revocation lists.",
+        abstract:
+            "Revoke all certificates of an ID and withdraw its open invitation, or an intermediate; or renew the lists.",
         discussion: """
             Writes a new crl.pem. Running servers that read that file apply it within a second. For a Mosquitto whose \
             files pki export-mosquitto wrote, name their folder: its lists are replaced, it is told to read them, and \
             the live sessions of the revoked end.
 
+            An intermediate is revoked by the root, whose key is brought back for it, after another one was made \
+            (pki intermediate). It goes on the root's list, and what it issued and is valid is revoked with it: let \
+            its fleet renew first (auditors do by themselves), or invite it anew.
+
             EXAMPLES
               secure-mqtt pki revoke mona --reason keyCompromise --pki /srv/energy/pki
               secure-mqtt pki revoke mona --ca https://ca.energy.example:8443 --as operators/olga
               secure-mqtt pki revoke mona --config /srv/energy/secure-mqtt.yaml --mosquitto /etc/mosquitto/energy
+              secure-mqtt pki revoke --intermediate 5f0c2a... --root-key /media/offline/root.key --pki /srv/energy/pki
               secure-mqtt pki revoke --lists-only --root-key /media/offline/root.key --pki /srv/energy/pki
             """)
 
     @Argument(help: ArgumentHelp("The ID to revoke.", valueName: "id"))
     var id: String?
+
+    @Option(
+        help: ArgumentHelp(
+            "Revoke the intermediate of this key identifier, as pki show says it.", valueName: "hex"))
+    var intermediate: String?
+
+    @Flag(help: "With --intermediate: although certificates of it are valid; their holders are locked out.")
+    var force = false
 
     @Option(
         help: ArgumentHelp(
@@ -44,15 +58,23 @@ struct PKIRevokeCommand: AsyncParsableCommand {
 
     @Option(
         help: ArgumentHelp(
-            "With --lists-only: the root's key, brought back to renew the root's list too.", valueName: "file"))
+            "With --lists-only or --intermediate: the root's key, brought back to renew the root's list too.",
+            valueName: "file"))
     var rootKey: String?
+
+    @Option(
+        help: ArgumentHelp("The passphrase of the root's key, if it has one of its own.", valueName: "file"))
+    var rootPassphraseFile: String?
 
     @Flag(help: "Say what was revoked as one line of JSON.")
     var json = false
 
     func validate() throws {
-        guard (self.id == nil) == self.listsOnly else {
-            throw ValidationError("give an ID, or --lists-only")
+        guard [self.id != nil, self.listsOnly, self.intermediate != nil].count(where: \.self) == 1 else {
+            throw ValidationError("give an ID, --intermediate or --lists-only")
+        }
+        guard self.intermediate == nil || self.remote.ca == nil else {
+            throw ValidationError("an intermediate is revoked on the authority's machine, with the root's key")
         }
     }
 
@@ -72,22 +94,45 @@ struct PKIRevokeCommand: AsyncParsableCommand {
         if let id {
             let revoked = try authority.revoke(
                 try Identifier(id), reason: self.reason.value, at: .now, requester: Requester.local)
-            if self.json {
-                try output.json(["revoked": revoked.map(\.serialNumber.hexadecimal)])
-            } else {
-                for certificate in revoked {
-                    output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
-                }
-                output.line(revoked.isEmpty ? "Withdrew what \(id) had open." : "Wrote \(path).")
-            }
+            try self.say(revoked, revoked.isEmpty ? "Withdrew what \(id) had open." : "Wrote \(path).")
             try await self.tellMosquitto(authority, ending: Set(revoked.map(\.spiffeID)))
+        } else if let intermediate {
+            guard let identifier = [UInt8](hexadecimal: intermediate) else {
+                throw CommandError(.usage, "\(intermediate) is not a key identifier in hexadecimal")
+            }
+            let revoked = try authority.revokeIntermediate(
+                identifier, reason: self.reason.value, at: .now, rootKey: try self.readRootKey(authority),
+                requester: Requester.local, force: self.force)
+            try self.say(
+                revoked,
+                "Revoked the intermediate \(intermediate) and \(revoked.count) certificates of it. Wrote \(path): where this folder is not read, copy it."
+            )
+            // Those that have a certificate of another intermediate keep their sessions.
+            let now = UnixTime.now
+            let held = Set(try authority.issued().filter { $0.isInForce(at: now) }.map(\.spiffeID))
+            try await self.tellMosquitto(authority, ending: Set(revoked.map(\.spiffeID)).subtracting(held))
         } else {
-            let withRoot = try authority.renewRevocationLists(
-                at: .now,
-                rootKey: try self.rootKey.map { try KeyFile.open($0, passphrase: authority.passphrase) })
+            let withRoot = try authority.renewRevocationLists(at: .now, rootKey: try self.readRootKey(authority))
             output.line("Wrote \(path)\(withRoot ? "" : "; the root's list stays, its key is not here").")
             try await self.tellMosquitto(authority, ending: [])
         }
+    }
+
+    private func readRootKey(_ authority: AuthorityDirectory) throws -> SigningKey? {
+        try self.rootKey.map {
+            try KeyFile.open(
+                $0,
+                passphrase: self.rootPassphraseFile.map { PassphraseSources.source(file: $0) } ?? authority.passphrase)
+        }
+    }
+
+    private func say(_ revoked: [IssuedCertificate], _ end: String) throws {
+        let output = Terminal.standardOutput
+        guard !self.json else { return try output.json(["revoked": revoked.map(\.serialNumber.hexadecimal)]) }
+        for certificate in revoked {
+            output.line("Revoked \(certificate.spiffeID), serial \(certificate.serialNumber.hexadecimal).")
+        }
+        output.line(end)
     }
 
     private func tellMosquitto(_ authority: AuthorityDirectory, ending parties: Set<SPIFFEID>) async throws {

@@ -35,7 +35,8 @@ struct PKIShowCommand: AsyncParsableCommand {
             }
             if index > 0 { output.line() }
             for (name, value) in row.fields {
-                let title = (name.replacing("_", with: " ") + ":").padding(toLength: 14, withPad: " ", startingAt: 0)
+                let name = name.replacing("_", with: " ") + ":"
+                let title = name + String(repeating: " ", count: max(1, 14 - name.count))
                 output.line("\(output.styled(title, .dim))\(value)")
             }
             for entry in row.entries ?? [] {
@@ -105,7 +106,9 @@ struct PKIShowCommand: AsyncParsableCommand {
         row.fields.append(("key_identifier", certificate.keyIdentifier.hexadecimal))
         let words = Self.inWords(certificate)
         if let words { row.fields.append(("in_words", words)) }
-        if !chain.isEmpty, let authority {
+        if let authority, authority.issuers.contains(certificate) {
+            row.fields.append(("status", Self.status(ofIntermediate: certificate, authority)))
+        } else if !chain.isEmpty, let authority {
             row.fields.append(("status", Self.status(chain, authority)))
         }
         return row
@@ -153,6 +156,17 @@ struct PKIShowCommand: AsyncParsableCommand {
         } catch {
             return "\(error.code): \(error.reason)"
         }
+    }
+
+    private static func status(ofIntermediate certificate: Certificate, _ authority: AuthorityDirectory) -> String {
+        do throws(PKIError) {
+            if let revocation = try authority.revocation(of: certificate) {
+                return "revoked: \(revocation.reason), at \(revocation.time.iso8601)"
+            }
+        } catch {
+            return "\(error.code): \(error.reason)"
+        }
+        return certificate == authority.issuing ? "in use" : "former: what it issued is good until it ends"
     }
 
     private static func list(_ list: RevocationList, _ authority: AuthorityDirectory?) -> Row {

@@ -33,11 +33,13 @@ enum PassphraseSources {
 
     /// Out of the file that was named, or systemd's credential; nil if there is neither.
     private static func stored(file: String?) throws(PKIError) -> Passphrase? {
-        if let file { return try Passphrase.read(file) }
-        guard let folder = ProcessInfo.processInfo.environment["CREDENTIALS_DIRECTORY"],
-            FileManager.default.fileExists(atPath: "\(folder)/\(Self.credential)")
-        else { return nil }
-        return try Passphrase.read("\(folder)/\(Self.credential)")
+        let folder = ProcessInfo.processInfo.environment["CREDENTIALS_DIRECTORY"]
+        if let file {
+            let isCredential = folder.map { URL(fileURLWithPath: file).deletingLastPathComponent().path == $0 }
+            return try Passphrase.read(file, groupMayRead: isCredential ?? false)
+        }
+        guard let folder, FileManager.default.fileExists(atPath: "\(folder)/\(Self.credential)") else { return nil }
+        return try Passphrase.read("\(folder)/\(Self.credential)", groupMayRead: true)
     }
 
     /// Asks on the terminal, without showing what is typed. Nil without a terminal.

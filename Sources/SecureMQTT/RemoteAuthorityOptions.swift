@@ -1,5 +1,6 @@
 import ArgumentParser
 import CertificateAuthority
+import Enrolment
 import Foundation
 import PKI
 import X509
@@ -31,7 +32,7 @@ struct RemoteAuthorityOptions: ParsableArguments {
     /// Nil without `--ca`.
     func client(_ authority: AuthorityOptions) async throws -> AuthorityClient? {
         guard let ca, let operatorFolder else { return nil }
-        guard ca.hasPrefix("https://") else { throw CommandError(.usage, "--ca \(ca): begin with https://") }
+        let address = try AuthorityAddress(ca)
         let root: String
         if let caRoot {
             root = caRoot
@@ -43,7 +44,7 @@ struct RemoteAuthorityOptions: ParsableArguments {
             throw CommandError(.usage, "give --ca-root FILE: the root certificate by which the authority is known")
         }
         return try AuthorityClient(
-            base: ca, roots: try CertificateFile.read(root),
+            address, roots: try CertificateFile.read(root),
             chain: try CertificateFile.read("\(operatorFolder)/operator.pem"),
             key: try KeyFile.open("\(operatorFolder)/operator.key"))
     }

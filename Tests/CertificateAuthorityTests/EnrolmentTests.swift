@@ -146,7 +146,11 @@ struct EnrolmentTests {
             Wrong("a server's usage", "key-usage", ["-addext", "extendedKeyUsage=serverAuth"]),
             Wrong("a P-384 key", "weak-key", ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"]),
             Wrong("an RSA key", "weak-key", ["-newkey", "rsa:2048"]),
+            Wrong("a short RSA key", "weak-key", ["-newkey", "rsa:1024"]),
+            Wrong("an Ed25519 key", "weak-key", ["-newkey", "ed25519"]),
+            Wrong("a secp256k1 key", "weak-key", ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:secp256k1"]),
             Wrong("SHA-512", "algorithm", ["-sha512"]),
+            Wrong("SHA-1", "algorithm", ["-sha1"]),
         ])
     func wrong(wrong: Wrong) async throws {
         try await withAuthority { ca in

@@ -1,4 +1,5 @@
 import CertificateAuthority
+import Enrolment
 import Foundation
 import Identity
 import PKI
@@ -53,7 +54,7 @@ struct ServiceTests {
             }
             for (port, isAuthority) in [(ca.ports.https, true), (port, false)] {
                 let client = try AuthorityClient(
-                    base: "https://127.0.0.1:\(port)", roots: [ca.authority.root],
+                    AuthorityAddress("https://127.0.0.1:\(port)"), roots: [ca.authority.root],
                     chain: try CertificateFile.read(ca.directory.path("olga.pem")),
                     key: try KeyFile.read(ca.directory.path("olga.key")))
                 do {
@@ -65,6 +66,28 @@ struct ServiceTests {
                 await client.close()
             }
             #expect(!server.output.contains("/api"))
+        }
+    }
+
+    @Test("Brokers are told at the start of who was revoked just before, unless the party has another certificate")
+    func recentlyRevoked() async throws {
+        let (told, continuation) = AsyncStream<[String]>.makeStream()
+        try await withAuthority(
+            before: { authority, now in
+                for (id, revokedAt) in [("mona", now - 60), ("lena", now - 60), ("anna", now - 7_200)] {
+                    let profile = CertificateProfile.auditor(try Identifier(id), in: try authority.trustDomain)
+                    _ = try authority.issue(profile, to: SigningKey().publicKey, at: now - 7_200)
+                    _ = try authority.revoke(profile.spiffeID.id, reason: .keyCompromise, at: revokedAt)
+                    guard id == "lena" else { continue }
+                    _ = try authority.issue(profile, to: SigningKey().publicKey, at: now, renewing: true)
+                }
+            }, onLists: { _, revoked in continuation.yield(revoked.map(\.spiffeID.id.rawValue)) }
+        ) { _ in
+            let first = try await withDeadline(.seconds(30), "a broker is told") {
+                var iterator = told.makeAsyncIterator()
+                return await iterator.next()
+            }
+            #expect(first == ["mona"])
         }
     }
 

@@ -121,6 +121,9 @@ struct RunningAuthority: Sendable {
 ///   - age: how long ago the authority was made, in seconds.
 func withAuthority(
     age: UnixTime = 0, maximumFailures: Int = 20, passphrase: Passphrase? = nil,
+    limits: AuthorityLimits = AuthorityLimits(),
+    before: (AuthorityDirectory, UnixTime) throws -> Void = { _, _ in },
+    onLists: (@Sendable ([RevocationList], [IssuedCertificate]) async throws -> Void)? = nil,
     _ body: @escaping @Sendable (RunningAuthority) async throws -> Void
 ) async throws {
     let directory = try TemporaryDirectory()
@@ -136,6 +139,9 @@ func withAuthority(
         listen: "127.0.0.1", port: try freePort(), publicPort: publicPort, brokerHost: "broker.energy.example",
         brokerPort: 8_883)
     configuration.maximumFailures = maximumFailures
+    configuration.limits = limits
+    configuration.onLists = onLists
+    try before(authority, now)
     let (stream, continuation) = AsyncStream<CertificateAuthorityServer.Ports>.makeStream()
     // Another value of the same folder: as a process of its own, it knows nothing of ours.
     let served = try AuthorityDirectory.open(

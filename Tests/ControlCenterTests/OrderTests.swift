@@ -29,9 +29,11 @@ private struct Bench {
         self.order = Order(auditor: 1, limits: limits)
     }
 
-    mutating func decide(_ link: Link, objection: Reason? = nil) throws -> Order.Decision {
+    mutating func decide(
+        _ link: Link, objection: Reason? = nil, onWord: Bool = false
+    ) throws -> Order.Decision {
         let decision = try self.order.decide(
-            link, objection: objection, newStream: self.nextStream, stored: self.shelf)
+            link, objection: objection, onWord: onWord, newStream: self.nextStream, stored: self.shelf)
         if case .append(let appended) = decision {
             if appended.isNewStream { self.nextStream += 1 }
             self.shelf.links[Shelf.Place(stream: appended.stream, sequence: link.sequence)] =
@@ -253,6 +255,34 @@ extension Order.Decision {
         for (stream, links) in model.stored {
             let ledger = bench.order.streams[StreamID(rawValue: stream)]
             #expect(ledger?.held.runs.flatMap { Array($0) } == links.keys.sorted())
+        }
+    }
+
+    @Test func `what is only on a hello's word is confirmed by what is trusted and leads to it, or marked`() throws {
+        var random = SplitMix64(seed: 11)
+        for _ in 0..<300 {
+            var bench = Bench()
+            let count = Int64.random(in: 1...14, using: &random)
+            var isTrusted: [Int64: Bool] = [:]
+            var held: Set<Int64> = []
+            for number in (1...count).shuffled(using: &random) {
+                let trusted = Int.random(in: 0..<4, using: &random) == 0
+                isTrusted[number] = trusted
+                held.insert(number)
+                _ = try bench.decide(link("a", number), onWord: !trusted)
+                let marked = bench.order.streams[StreamID(rawValue: 1)]?.unconfirmed
+                var isConfirmed = false
+                for probe in (1...count).reversed() {
+                    guard held.contains(probe) else { isConfirmed = false; continue }
+                    isConfirmed = isConfirmed || isTrusted[probe] == true
+                    #expect(isConfirmed || marked?.contains(probe) == true, "\(probe) of \(held.sorted())")
+                }
+            }
+            let marked = bench.order.streams[StreamID(rawValue: 1)]?.unconfirmed
+            if isTrusted[count] == true { #expect(marked == nil) }
+            // What follows and is trusted confirms all.
+            _ = try bench.decide(link("a", count + 1))
+            #expect(bench.order.streams[StreamID(rawValue: 1)]?.unconfirmed == nil)
         }
     }
 }

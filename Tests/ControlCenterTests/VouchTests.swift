@@ -89,6 +89,10 @@ import Testing
         #expect(answers.flatMap(\.receipts.refused).map(\.reason) == [.expired])
         #expect(answers.flatMap(\.receipts.refused).map(\.id) == [forged.id])
         #expect(self.center.ledger.quarantined.map(\.reason) == [.expired])
+        // Somebody has the key: people are told, once for a hello.
+        try self.center.process(self.home.arrival(try self.home.statement(place, previous: first.id, values: ["8.8"])))
+        #expect(self.center.ledger.alarms.map(\.kind) == [.fork])
+        #expect(self.center.ledger.alarms[0].detail.hasPrefix("expired-key: "))
     }
 
     @Test mutating func `one that is not what its neighbour names is a fork, covered or not`() throws {
@@ -100,6 +104,81 @@ import Testing
         #expect(self.numbers.sorted() == [1, 2, 3])
         #expect(self.center.count(.fork) == 1)
         #expect(self.center.ledger.alarms.map(\.kind) == [.fork])
+    }
+
+    private var unconfirmed: ClosedRange<Int64>? { self.center.ledger.allStreams.first?.unconfirmed }
+
+    @Test(arguments: [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]])
+    mutating func `a backlog is marked until its chain reaches what the hello names`(_ order: [Int]) throws {
+        let backlog = try self.home.next(5).map { self.home.arrival($0) }
+        try self.center.process(self.hello())
+        for place in order.dropLast() { try self.center.process(backlog[place]) }
+        if order.first == 0 { #expect(self.unconfirmed == 2...5) }
+        if order.first == 4 { #expect(self.unconfirmed == nil) }
+        if order.first == 2 { #expect(self.unconfirmed == 2...4) }
+        try self.center.process(backlog[order[4]])
+        #expect(self.unconfirmed == nil)
+        #expect(self.numbers.sorted() == [1, 2, 3, 4, 5, 6])
+    }
+
+    @Test mutating func `what the next certificate signs confirms all that leads to it, and nothing behind a hole`()
+        throws
+    {
+        let backlog = try self.home.next(4).map { self.home.arrival($0) }
+        self.home.signer = PartySigner(self.next)
+        let new = try self.home.next(2).map { self.home.arrival($0) }
+        try self.center.process(self.hello(), backlog[0], backlog[2], backlog[3])
+        #expect(self.unconfirmed == 2...5)
+        try self.center.process(new[0])
+        #expect(self.unconfirmed == 2...2)
+        try self.center.process(new[1])
+        #expect(self.unconfirmed == 2...2)
+        try self.center.process(backlog[1])
+        #expect(self.unconfirmed == nil)
+    }
+
+    @Test mutating func `who has the expired key alone stores nothing that is not marked, for ever`() throws {
+        let backlog = try self.home.next(4)
+        var previous = backlog[0].id
+        var forged: [SignedMessage] = []
+        for number in Int64(3)...4 {
+            forged.append(try self.home.statement(number, previous: previous, values: ["9.999"]))
+            previous = forged[forged.count - 1].id
+        }
+        try self.center.process(self.hello(), self.home.arrival(backlog[0]))
+        try self.center.process(forged.map { self.home.arrival($0) })
+        #expect(self.numbers == [1, 2, 3, 4])
+        #expect(self.unconfirmed == 2...4)
+        // The head that the hello names does not lead there; nor does what comes behind it.
+        try self.center.process(self.home.arrival(backlog[3]))
+        self.home.signer = PartySigner(self.next)
+        try self.center.process(self.home.arrival(try self.home.next()))
+        #expect(self.unconfirmed == 2...4)
+        #expect(self.center.ledger.alarms.map(\.kind) == [.fork])
+        #expect(self.center.ledger.forks.map(\.sequence) == [5])
+    }
+
+    @Test mutating func `the mark is stored, and the view calls its readings disputed`() throws {
+        let folder = try TemporaryDirectory()
+        var center = try TestCenter(ControlCenterStore(directory: folder.path), pki: self.pki)
+        center.now = Timestamp(seconds: self.pki.now)
+        let first = try #require(self.center.ledger.statements.first)
+        try center.process(
+            self.home.arrivalOfHello(), Arrival(topic: "audits/measures/home-1", bytes: first.bytes))
+        center.now = self.center.now
+        let backlog = try self.home.next(3).map { self.home.arrival($0) }
+        func disputed() throws -> [Bool] {
+            var rows: [Bool] = []
+            try center.core.store.forEachReading(ReadingsQuery(auditor: "home-1")) { rows.append($0.isDisputed) }
+            return rows
+        }
+        try center.process(self.hello(), backlog[0], backlog[1])
+        #expect(try disputed() == [false, true, true])
+        // A control center that starts anew goes on where it was.
+        var again = try TestCenter(center.core.store, pki: self.pki)
+        again.now = center.now
+        try again.process(self.hello(seed: 8), backlog[2])
+        #expect(try disputed() == [false, false, false, false])
     }
 
     @Test mutating func `a hello about another stream covers nothing of this one`() throws {

@@ -1,3 +1,4 @@
+import Connections
 import MQTTBroker
 import NIOCore
 import NIOHTTP1

@@ -113,4 +113,15 @@ struct EncryptedKeyTests {
         #expect(throws: PKIError(.passphrase, "")) { try Passphrase.read(try self.directory.write("\n", to: "empty")) }
         #expect(throws: PKIError(.missing, "")) { try Passphrase.read("/nowhere") }
     }
+
+    @Test("A credential of systemd's is taken as systemd makes it, and not if others may read or write it")
+    func systemdCredential() throws {
+        for (mode, isTaken) in [(0o400, true), (0o440, true), (0o600, true), (0o460, false), (0o444, false)] {
+            let path = try self.directory.write("correct horse\n", to: "c\(mode)", permissions: mode)
+            #expect((try? Passphrase.read(path, groupMayRead: true)) != nil || !isTaken)
+            if !isTaken {
+                #expect(throws: PKIError(.permissions, "")) { try Passphrase.read(path, groupMayRead: true) }
+            }
+        }
+    }
 }

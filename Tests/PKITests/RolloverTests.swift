@@ -58,6 +58,17 @@ import X509
         #expect(throws: Never.self) { try verifier.verify(chain: [second, new.issuing], at: self.now) }
     }
 
+    @Test("A process that has not noticed a rollover drops no list when it revokes")
+    func staleProcess() throws {
+        let stale = try self.create()
+        let first = try self.issue(stale, "a")
+        let new = try AuthorityDirectory.open(self.directory.path).addIntermediate(passphrase: nil, at: self.now)
+        _ = try stale.revoke(try Identifier("a"), reason: .superseded, at: self.now)
+        let lists = try stale.revocationLists()
+        #expect(lists.count == 3 && lists.contains { $0.isSigned(by: new.issuing) })
+        #expect(lists.first { $0.isSigned(by: stale.issuing) }?.entry(for: first.serialBytes) != nil)
+    }
+
     @Test("With its root offline an authority issues and revokes, but makes no intermediate until the key is back")
     func offline() throws {
         let authority = try self.create()
@@ -107,6 +118,134 @@ import X509
         #expect(alone.roots == [moved.root] && alone.issuers == [moved.issuing])
         try alone.renewRevocationLists(at: self.now)
         #expect(throws: Never.self) { try self.verifier(alone).verify(chain: [second], at: self.now) }
+    }
+
+    // MARK: Revoking an intermediate
+
+    @Test("A revoked intermediate is on the root's list, and chains through it are refused by every verifier")
+    func revokedIntermediate() async throws {
+        let old = try self.create()
+        let (first, second) = (try self.issue(old, "a"), try self.issue(old, "b"))
+        let new = try old.addIntermediate(passphrase: nil, at: self.now)
+        let renewed = try new.issue(
+            .auditor(try Identifier("a"), in: self.trustDomain), to: SigningKey().publicKey, at: self.now,
+            renewing: true)
+        let gate = try PeerGate(
+            trustDomain: self.trustDomain, authorities: new.roots + new.issuers,
+            revocationLists: try new.revocationLists())
+        let peer = try gate.admit(leaf: second.der, at: self.now)
+        // What it would do is said before it is done, and nothing is recorded.
+        #expect(throws: PKIError(.chain, "")) {
+            try new.revokeIntermediate(old.issuing.keyIdentifier, reason: .keyCompromise, at: self.now)
+        }
+        #expect(try new.revocationLists().allSatisfy { $0.count == 0 })
+        let revoked = try new.revokeIntermediate(
+            old.issuing.keyIdentifier, reason: .keyCompromise, at: self.now, force: true)
+        #expect(Set(revoked.map(\.spiffeID.id.rawValue)) == ["a", "b"])
+        let lists = try new.revocationLists()
+        let list = try #require(lists.first { $0.isSigned(by: new.root) })
+        #expect(list.entry(for: old.issuing.serialBytes)?.reason == .caCompromise)
+        #expect(try new.revocation(of: old.issuing)?.reason == .caCompromise)
+
+        // By the root's list alone: also what its thief issues from now on, of which nobody knows.
+        let stolen = try Authority(
+            certificate: old.issuing, key: try KeyFile.read(AuthorityDirectory.issuingKeyPath(in: new.path))
+        ).issue(
+            .broker(try Identifier("evil"), in: self.trustDomain, hosts: [.dns("x.example")]),
+            to: SigningKey().publicKey, at: self.now)
+        let verifier = try IdentityVerifier(
+            trustDomain: self.trustDomain, roots: new.roots, revocationLists: [list])
+        for leaf in [first, second, stolen] {
+            #expect(throws: PKIError(.revoked, "")) {
+                try verifier.verify(chain: [leaf, old.issuing], at: self.now)
+            }
+        }
+        #expect(throws: Never.self) { try verifier.verify(chain: [renewed, new.issuing], at: self.now) }
+        try gate.update([list])
+        #expect(throws: PKIError(.revoked, "")) { try gate.requireStanding(peer, at: self.now) }
+        #expect(throws: PKIError(.revoked, "")) { try gate.admit(leaf: stolen.der, at: self.now) }
+        #expect(throws: Never.self) { try gate.admit(leaf: renewed.der, at: self.now) }
+        // And through the authority: who holds such a certificate does not renew, and is invited anew.
+        #expect(throws: PKIError(.revoked, "")) { try new.identify(second, at: self.now, roles: [.auditor]) }
+        #expect(throws: PKIError(.unknownIssuer, "")) { try new.identify(stolen, at: self.now, roles: [.broker]) }
+        #expect(throws: Never.self) {
+            try new.invite(
+                .auditor(try Identifier("b"), in: self.trustDomain), lifetime: 60, at: self.now, requester: "test")
+        }
+
+        // Later lists of the root still have it; it is revoked once, and stays known until it ends.
+        try new.renewRevocationLists(at: self.now + 1)
+        let later = try #require(try new.revocationLists().first { $0.isSigned(by: new.root) })
+        #expect(later.number == list.number + 1 && later.count == 1)
+        #expect(throws: PKIError(.name, "")) {
+            try new.revokeIntermediate(old.issuing.keyIdentifier, reason: .unspecified, at: self.now, force: true)
+        }
+        #expect(throws: PKIError(.chain, "")) { try new.retire(old.issuing.keyIdentifier, at: self.now) }
+        #expect(throws: Never.self) { try new.retire(old.issuing.keyIdentifier, at: old.issuing.notAfter + 1) }
+    }
+
+    @Test(
+        "Only a former intermediate is revoked, only by the key of the root above it, and what a crash left out is made good"
+    )
+    func revokesOnly() throws {
+        let old = try self.create()
+        #expect(throws: PKIError(.chain, "")) {
+            try old.revokeIntermediate(old.issuing.keyIdentifier, reason: .unspecified, at: self.now)
+        }
+        let new = try old.addIntermediate(passphrase: nil, at: self.now)
+        let identifier = old.issuing.keyIdentifier
+        for wrong in [new.root.keyIdentifier, [1, 2, 3]] {
+            #expect(throws: PKIError(.chain, "")) {
+                try new.revokeIntermediate(wrong, reason: .unspecified, at: self.now)
+            }
+        }
+        let away = self.directory.path("away.key")
+        try FileManager.default.moveItem(atPath: AuthorityDirectory.rootKeyPath(in: new.path), toPath: away)
+        #expect(throws: PKIError(.missing, "")) {
+            try new.revokeIntermediate(identifier, reason: .superseded, at: self.now)
+        }
+        #expect(throws: PKIError(.signing, "")) {
+            try new.revokeIntermediate(identifier, reason: .superseded, at: self.now, rootKey: SigningKey())
+        }
+        let before = try Data(contentsOf: URL(fileURLWithPath: AuthorityDirectory.revocationListsPath(in: new.path)))
+        let key = try KeyFile.read(away)
+        #expect(
+            try new.revokeIntermediate(identifier, reason: .superseded, at: self.now, rootKey: key).isEmpty)
+        // As if the process had ended between record and list.
+        try before.write(to: URL(fileURLWithPath: AuthorityDirectory.revocationListsPath(in: new.path)))
+        #expect(
+            try new.revokeIntermediate(identifier, reason: .superseded, at: self.now, rootKey: key).isEmpty)
+        let list = try new.revocationLists().first { $0.isSigned(by: new.root) }
+        #expect(list?.entries.map(\.reason) == [.superseded])
+    }
+
+    @Test(
+        "openssl refuses a chain through a revoked intermediate",
+        .enabled(if: OpenSSL.isInstalled, "openssl is not installed"))
+    func revokedForOpenSSL() async throws {
+        let now = TestPKI.currentTime()
+        let old = try AuthorityDirectory.create(self.directory.path, trustDomain: self.trustDomain, at: now)
+        let profile = CertificateProfile.auditor(try Identifier("a"), in: self.trustDomain)
+        try self.directory.write(
+            try old.issue(profile, to: SigningKey().publicKey, at: now).pemText, to: "old.pem")
+        let new = try old.addIntermediate(passphrase: nil, at: now)
+        try self.directory.write(
+            try new.issue(profile, to: SigningKey().publicKey, at: now, renewing: true).pemText, to: "new.pem")
+        _ = try new.revokeIntermediate(old.issuing.keyIdentifier, reason: .keyCompromise, at: now, force: true)
+        func verify(_ leaf: String) async throws -> OpenSSL.Result {
+            try await OpenSSL.run([
+                "verify", "-x509_strict", "-crl_check_all", "-CAfile", AuthorityDirectory.rootPath(in: new.path),
+                "-untrusted", AuthorityDirectory.issuingPath(in: new.path), "-CRLfile",
+                AuthorityDirectory.revocationListsPath(in: new.path), self.directory.path(leaf),
+            ])
+        }
+        #expect(try await verify("new.pem").status == 0)
+        let refused = try await verify("old.pem")
+        #expect(refused.errorOutput.contains("certificate revoked"), "\(refused.errorOutput)")
+        try self.directory.write(
+            try #require(try new.revocationLists().first { $0.isSigned(by: new.root) }).pemText, to: "root-crl.pem")
+        let text = try await OpenSSL.run(["crl", "-in", self.directory.path("root-crl.pem"), "-noout", "-text"])
+        #expect(text.output.contains("CA Compromise"))
     }
 
     // MARK: Name constraints

@@ -1,4 +1,5 @@
 import Foundation
+import Identity
 import PKI
 import TestSupport
 import Testing
@@ -81,7 +82,8 @@ struct CACommandTests {
         #expect(configured.status == 0, "\(configured.errorOutput)")
         try FileManager.default.createDirectory(
             atPath: self.directory.path("credentials"), withIntermediateDirectories: false)
-        try self.directory.write("correct horse", to: "credentials/ca-passphrase")
+        // As systemd makes it.
+        try self.directory.write("correct horse", to: "credentials/ca-passphrase", permissions: 0o440)
         let credential = try await self.run(
             "pki", "issue", "auditor", "c", "--pki", "energy/pki",
             environment: ["CREDENTIALS_DIRECTORY": self.directory.path("credentials")])
@@ -94,7 +96,7 @@ struct CACommandTests {
         let authority = try await self.start()
         defer { authority.kill() }
         let remote = [
-            "--ca", "https://localhost:\(port)", "--as", "energy/operators/olga", "--ca-root", "energy/pki/root.pem",
+            "--ca", "https://localhost:\(port)", "--as", "energy/operators/olga",
         ]
         let invited = try await CommandLineTool.run(
             ["pki", "invite", "mona", "--lifetime", "10m", "--json"] + remote, directory: self.directory.path)
@@ -151,6 +153,67 @@ struct CACommandTests {
         #expect(try await authority.wait() == .exited(0))
     }
 
+    @Test("A control center keeps what the authority issued and revoked, and a restored authority is an alarm")
+    func events() async throws {
+        let (port, _) = try await self.makeInstallation()
+        let record = self.directory.path("energy/pki/issued.jsonl")
+        func serving(_ body: () async throws -> Void) async throws {
+            let server = try ChildProcess(
+                CommandLineTool.secureMQTT,
+                [
+                    "serve", "--config", "energy/secure-mqtt.yaml", "--set", "broker.listen=127.0.0.1", "--set",
+                    "broker.port=\(try freePort())", "--set", "control-center.authority=https://localhost:\(port)",
+                ], directory: self.directory.path)
+            defer { server.kill() }
+            try await server.waitForOutput("listening")
+            try await body()
+            server.send(signal: SIGTERM)
+            #expect(try await server.wait() == .exited(0), "\(server.errorOutput)")
+        }
+        @Sendable func rows(_ sql: String) async throws -> String {
+            let process = try ChildProcess(
+                "sqlite3", ["-readonly", self.directory.path("energy/store/store.sqlite3"), sql])
+            try await process.wait()
+            return process.output.trimmingCharacters(in: .whitespacesAndNewlines)
+        }
+        func waitFor(_ text: String, _ sql: String) async throws {
+            try await withDeadline(.seconds(60), "\(sql) is \(text)") {
+                while try await rows(sql) != text { try await Task.sleep(for: .milliseconds(50)) }
+            }
+        }
+        let issued = """
+            SELECT group_concat(id, ' ') FROM
+            (SELECT id FROM authority_events WHERE event = 'issued' AND known ORDER BY number)
+            """
+        let revoked = "SELECT id || ' ' || reason FROM authority_events WHERE event = 'revoked'"
+
+        // Away at the start: said, and served all the same.
+        try await serving {
+            try await waitFor("", issued)
+        }
+        let authority = try await self.start()
+        defer { authority.kill() }
+        let backup = try Data(contentsOf: URL(fileURLWithPath: record))
+        try await serving { try await waitFor("broker-1 cc-1 olga ca-1", issued) }
+        #expect(
+            try await self.run("pki", "revoke", "olga", "--reason", "superseded", "--config", "energy/secure-mqtt.yaml")
+                .status == 0)
+        try await serving { try await waitFor("olga superseded", revoked) }
+        #expect(try await rows("SELECT count(*) FROM alarm") == "0")
+
+        // The record as it was before: the revocation is known here, and not there.
+        authority.send(signal: SIGTERM)
+        #expect(try await authority.wait() == .exited(0))
+        try backup.write(to: URL(fileURLWithPath: record))
+        try FileManager.default.setAttributes([.posixPermissions: 0o600], ofItemAtPath: record)
+        let restored = try await self.start()
+        defer { restored.kill() }
+        try await serving {
+            try await waitFor("authority-restored", "SELECT kind FROM alarm")
+            try await waitFor("olga revoked", "SELECT id || ' ' || event FROM authority_events WHERE known = 0")
+        }
+    }
+
     @Test("A registry is invited at once, as CSV and as sheets whose QR codes say the same")
     func registry() async throws {
         _ = try await self.makeInstallation()
@@ -187,10 +250,43 @@ struct CACommandTests {
     }
 
     @Test(
+        "A registry's refused rows are listed with line and reason, and all others are invited",
+        arguments: [false, true])
+    func refusedRows(json: Bool) async throws {
+        _ = try await self.makeInstallation()
+        let config = ["--config", "energy/secure-mqtt.yaml"]
+        #expect(try await self.run("pki", "invite", "taken", "--role", "operator", config[0], config[1]).status == 0)
+        let long = "x" + String(repeating: "y", count: 1_100)
+        try self.directory.write(
+            "device,state\r\nhome-1,\"Bavaria, Upper\"\r\n\r\na/b,x\nHOME-1,x\ntaken,x\nshort\n\(long),x\nhome-2,Hesse\n",
+            to: "devices.csv")
+        let result = try await CommandLineTool.run(
+            ["pki", "invite", "--registry", "devices.csv"] + config + (json ? ["--json"] : []),
+            directory: self.directory.path)
+        #expect(result.status == 65)
+        let lines = result.errorLines
+        let expected = [
+            (4, "not an identifier"), (5, "HOME-1 is there twice"), (6, "taken is taken by operator taken"),
+            (7, "1 fields where 2 are expected"), (8, "1103 bytes"),
+        ]
+        #expect(lines.count == expected.count + 1, "\(result.errorOutput)")
+        for (line, (number, reason)) in zip(lines, expected) {
+            #expect(line.hasPrefix("secure-mqtt: devices.csv, line \(number): "), "\(line)")
+            #expect(line.contains(reason), "\(line)")
+        }
+        #expect(lines.last?.contains("5 of 7 rows were refused") == true)
+        let rows = result.output.split(separator: "\n")
+        #expect(rows.count == (json ? 2 : 3))
+        #expect(rows.last?.contains("--id home-2 --token ") == true)
+        if !json { #expect(rows[1].contains("\"Bavaria, Upper\"")) }
+    }
+
+    @Test(
         "A registry that is wrong invites nobody",
         arguments: [
-            ("name\nx\n", "no column 'device'"), ("device\n", "devices"), ("device\na\nA\n", "twice"),
-            ("device,state\na\n", "line 2"), ("device\na/b\n", "not an identifier"),
+            ("name\nx\n", "no column 'device'"), ("device\n", "devices"),
+            ("device\n" + String(repeating: "a\n", count: 10_001), "10001 devices"),
+            ("device\n" + String(repeating: " ", count: 4 << 20), "bytes"),
         ])
     func wrongRegistry(text: String, message: String) async throws {
         _ = try await self.makeInstallation()
@@ -228,6 +324,31 @@ struct CACommandTests {
                 ], directory: self.directory.path)
             #expect(verdict.status == 0, "\(verdict.errorOutput)")
         }
+
+        // The first intermediate is revoked, with the key from the medium again.
+        let former = try #require(try CertificateFile.read(self.directory.path("energy/pki/issuing.pem")).last)
+        let revoke = ["pki", "revoke", "--intermediate", former.keyIdentifier.hexadecimal, "--reason", "keyCompromise"]
+        func run(_ more: String...) async throws -> CommandLineTool.Result {
+            try await CommandLineTool.run(revoke + more + config, directory: self.directory.path)
+        }
+        self.expectFailure(try await run(), 66, "--root-key FILE")
+        self.expectFailure(
+            try await run("--root-key", "medium/root.key"), 65, "certificates of it are still valid")
+        let revoked = try await run("--root-key", "medium/root.key", "--force")
+        #expect(revoked.status == 0, "\(revoked.errorOutput)")
+        #expect(revoked.output.contains("Revoked spiffe://energy.example/auditor/a, serial "))
+        let shown = try await self.run("pki", "show", "a/auditor.pem", "--config", "energy/secure-mqtt.yaml")
+        #expect(shown.output.contains("status:       revoked: "), "\(shown.output)")
+        let issuers = try await self.run(
+            "pki", "show", "energy/pki/issuing.pem", "--config", "energy/secure-mqtt.yaml")
+        #expect(issuers.output.contains("status:       in use"), "\(issuers.output)")
+        #expect(issuers.output.contains("status:       revoked: caCompromise, at "), "\(issuers.output)")
+        let other = try await self.run("pki", "show", "b/auditor.pem", "--config", "energy/secure-mqtt.yaml")
+        #expect(other.output.contains("status:       valid"), "\(other.output)")
+        self.expectFailure(try await run("--root-key", "medium/root.key", "--force"), 65, "is revoked already")
+        self.expectFailure(
+            try await self.run("pki", "revoke", "--intermediate", "zz", "--config", "energy/secure-mqtt.yaml"), 64,
+            "hexadecimal")
     }
 
     @Test("bench authority enrols every device, reads the list, and says how fast")

@@ -255,6 +255,74 @@ import Testing
         try await site.waitFor(2, site.statements("mona"))
     }
 
+    @Test(
+        "When an intermediate is revoked, who was renewed before goes on, and who was not is cut and invited anew",
+        .timeLimit(.minutes(4)))
+    func revokedIntermediate() async throws {
+        let site = try await Site()
+        for id in ["mona", "lena"] { try await site.join(id) }
+        let config = ["--config", "\(site.path)/secure-mqtt.yaml"]
+        let secret = ["--passphrase-file", site.folder.path("passphrase")]
+        let passphrase = try Passphrase.read(site.folder.path("passphrase"))
+        let old = try AuthorityDirectory.open("\(site.path)/pki").issuing.keyIdentifier.hexadecimal
+        let made = try await Program.run(["pki", "intermediate"] + config + secret)
+        #expect(made.status == 0, "\(made.errorOutput)")
+        try await site.authority.waitForOutput("certificates of the authority read again", within: .seconds(60))
+
+        // Servers, the operator and one of the two auditors get certificates of the new one.
+        let authority = try AuthorityDirectory.open("\(site.path)/pki", passphrase: passphrase.source)
+        for (role, id, file) in [
+            (Role.broker, "broker-1", "broker/broker"), (.controlCenter, "center-1", "control-center/control-center"),
+            (.operator, "olga", "operators/olga/operator"),
+        ] {
+            let hosts = role == .broker ? [try HostName("127.0.0.1")] : []
+            let key = try KeyFile.read("\(site.path)/\(file).key")
+            let certificate = try authority.issue(
+                .role(role, try Identifier(id), in: try authority.trustDomain, hosts: hosts), to: key.publicKey,
+                at: UnixTime(Date().timeIntervalSince1970), renewing: true, requester: "test")
+            try Data((certificate.pemText + authority.issuing.pemText).utf8)
+                .write(to: URL(fileURLWithPath: "\(site.path)/\(file).pem"))
+        }
+        let renewed = try await Program.run(
+            ["auditor", "renew", "--config", "\(site.device("mona"))/secure-mqtt.yaml"])
+        #expect(renewed.status == 0, "\(renewed.errorOutput)")
+        let serve = try Program.start(["serve"] + config)
+        defer { serve.kill() }
+        try await serve.waitForOutput("listening")
+        let mona = try site.live("mona")
+        defer { mona.kill() }
+        let lena = try site.live("lena")
+        defer { lena.kill() }
+        for id in ["mona", "lena"] { try await site.waitFor(1, site.statements(id)) }
+
+        let revoke = ["pki", "revoke", "--intermediate", old, "--reason", "keyCompromise"] + config + secret
+        let warned = try await Program.run(revoke)
+        #expect(warned.status == 65, "\(warned.errorOutput)")
+        #expect(warned.errorOutput.contains("are still valid"), "\(warned.errorOutput)")
+        let revoked = try await Program.run(revoke + ["--force"])
+        #expect(revoked.status == 0, "\(revoked.errorOutput)")
+        #expect(revoked.output.contains("Revoked spiffe://test.example/auditor/lena, serial "))
+        try await serve.waitForOutput("disconnected=1")
+        try await serve.waitForOutput("refused the handshake")
+        let list = try ChildProcess(
+            "curl",
+            ["-sf", "--cacert", "\(site.path)/pki/root.pem", "https://127.0.0.1:\(site.authorityPort)/crl/root.crl"])
+        #expect(try await list.wait() == .exited(0), "\(list.errorOutput)")
+        #expect(try RevocationList(der: list.outputBytes).entries.map(\.reason) == [.caCompromise])
+        let seen = try site.query(site.statements("mona"), as: Int.self) ?? 0
+        try await site.waitFor(seen + 3, site.statements("mona"))
+        #expect(!serve.errorOutput.contains("/auditor/mona disconnected"))
+
+        // She is refused by the authority too, and comes back by an invitation, with all that she has kept.
+        let refused = try await Program.run(
+            ["auditor", "renew", "--config", "\(site.device("lena"))/secure-mqtt.yaml"])
+        #expect(refused.status == 77, "\(refused.errorOutput)")
+        let stored = try site.query(site.statements("lena"), as: Int.self) ?? 0
+        try await site.join("lena", more: ["--renew"])
+        try await site.waitFor(stored + 2, site.statements("lena"))
+        #expect(try site.query("SELECT count(*) FROM fork", as: Int.self) == 0)
+    }
+
     @Test("An expired certificate renews on an operator's word, once")
     func expired() async throws {
         let site = try await Site()

@@ -9,6 +9,8 @@ enum Run {
         var fingerprint: UInt64 = 0
         var readings = 0
         var forks = 0
+        /// Statements that were taken on the number of a hello.
+        var onWord = 0
         var restarts = 0
         var renewals = 0
         /// By word, over all auditors.
@@ -22,6 +24,7 @@ enum Run {
             a.steps += b.steps
             a.readings += b.readings
             a.forks += b.forks
+            a.onWord += b.onWord
             a.restarts += b.restarts
             a.renewals += b.renewals
             a.alarms.merge(b.alarms, uniquingKeysWith: +)
@@ -40,6 +43,7 @@ enum Run {
             report: world.violation.map { Self.report($0, in: world, seed: seed) })
         outcome.readings = world.checker.center.readings.values.reduce(0) { $0 + $1.reduce(0, +) }
         outcome.forks = world.checker.center.forks
+        outcome.onWord = world.checker.center.takenOnWord
         outcome.restarts = world.checker.center.restarts
         outcome.renewals = world.checker.renewals
         outcome.appliedUpdates = world.appliedUpdates.count

@@ -122,6 +122,7 @@ struct SimulationTests {
     func renewals() throws {
         let outcome = try Self.passes(Self.lives("renewals", [.disconnect: 0.005]), seeds: 0..<20)
         #expect(outcome.renewals > 100)
+        #expect(outcome.onWord > 0)
         #expect(outcome.refusals[.expired] ?? 0 > 0)
         #expect(outcome.restarts == 0)
         #expect(outcome.forks == 0)

@@ -256,13 +256,13 @@ public struct IngestCore<Store: LedgerStore> {
         let link = Link(
             stream: position.stream, sequence: position.sequence, id: envelope.id, previous: position.previous)
         let objection: Reason?
-        var mayBeVouchedForLater = false
+        var verdict: Vouch.Verdict?
         switch self.standing(of: certificate, hash, at: now) {
         case .good: objection = nil
         case .expired:
-            let verdict = self.vouches[key]?.verdict(on: link, verifier: self.examiner.verifier, at: now) ?? .silent
-            objection = verdict == .covered ? nil : .expired
-            mayBeVouchedForLater = verdict == .silent
+            let said = self.vouches[key]?.verdict(on: link, verifier: self.examiner.verifier, at: now) ?? .silent
+            objection = said == .covered || said == .named ? nil : .expired
+            verdict = said
         case .refused(let reason): objection = reason
         case .held: return try self.hold(.busy, topic: statement.decoded.arrival.topic)
         }
@@ -277,7 +277,7 @@ public struct IngestCore<Store: LedgerStore> {
         let wasDisputedFrom = self.parties.values[index].order.streams[position.stream]?.disputedFrom
         let newStream = try self.numbers().stream
         let decision = try self.parties.values[index].order.decide(
-            link, objection: objection, newStream: newStream, stored: self.overlay)
+            link, objection: objection, onWord: verdict == .covered, newStream: newStream, stored: self.overlay)
 
         switch decision {
         case .append(let appended):
@@ -290,13 +290,14 @@ public struct IngestCore<Store: LedgerStore> {
             self.decide(key, position.stream) {
                 $0.stored.append(Receipts.StreamHead(sequence: link.sequence, id: link.id))
             }
-        case .refuse(.expired, _) where mayBeVouchedForLater:
+        case .refuse(.expired, _) where verdict == .silent:
             // Not for good: the auditor keeps it, and a hello under its next certificate will stand for it.
             try self.hold(.expired, topic: statement.decoded.arrival.topic)
         case .refuse(let reason, _):
             try self.quarantine(
                 statement.decoded.arrival, Refusal(reason, Self.detail(of: reason, link)), at: now)
             self.tell(reason, link, index, key, at: now)
+            if verdict == .contradicted { self.alarmOfContradiction(link, statement.signer, at: now) }
         case .fork(let forked):
             try self.keepEvidence(
                 statement, link, forked, certificate: certificate.number, auditor: auditor,
@@ -631,6 +632,16 @@ public struct IngestCore<Store: LedgerStore> {
             self.step.batch.alarms.append(
                 CommitBatch.Alarm(kind: .fork, auditor: statement.signer.rawValue, detail: detail, raised: now))
         }
+    }
+
+    /// Somebody has the expired key: its owner says by a newer one what stands in this place. Once for each hello.
+    private mutating func alarmOfContradiction(_ link: Link, _ signer: SPIFFEID, at now: Timestamp) {
+        guard self.vouches[signer.rawValue]?.alarm() == true else { return }
+        let detail =
+            "expired-key: \(link.stream) \(link.sequence) is \(link.id) by an expired certificate, and the auditor names "
+            + "another under its present one"
+        self.step.batch.alarms.append(
+            CommitBatch.Alarm(kind: .fork, auditor: signer.rawValue, detail: detail, raised: now))
     }
 
     private static func detail(of reason: Reason, _ link: Link) -> String {

@@ -115,11 +115,14 @@ public struct Order: Sendable {
     ///   - link: the statement.
     ///   - objection: why nothing new by its signer is taken any more (`revoked`, `expired`), if so. What is
     ///     stored already stays a duplicate.
+    ///   - onWord: its signature is not trusted by itself, and a hello's number speaks for it: see
+    ///     ``StreamLedger/unconfirmed``.
     ///   - newStream: the number that a stream gets which is seen for the first time.
     ///   - stored: where to look up the statements that are held.
     /// - Throws: what a look-up throws; then nothing has changed.
     public mutating func decide(
-        _ link: Link, objection: Reason? = nil, newStream: Int64, stored: borrowing some LinkSource
+        _ link: Link, objection: Reason? = nil, onWord: Bool = false, newStream: Int64,
+        stored: borrowing some LinkSource
     ) throws -> Decision {
         let known = self.streams[link.stream]
         if let known, known.held.contains(link.sequence) {
@@ -152,7 +155,7 @@ public struct Order: Sendable {
         if link.sequence == 1, let open = self.open, open.origin == link.id {
             return .refuse(.streamClosed, stream: known?.number)
         }
-        return .append(self.append(link, to: known, newStream: newStream))
+        return .append(self.append(link, to: known, onWord: onWord, newStream: newStream))
     }
 
     /// The first contradiction between a statement that is not stored and its stored neighbours.
@@ -189,7 +192,9 @@ public struct Order: Sendable {
         return .fork(forked)
     }
 
-    private mutating func append(_ link: Link, to known: StreamLedger?, newStream: Int64) -> Appended {
+    private mutating func append(
+        _ link: Link, to known: StreamLedger?, onWord: Bool, newStream: Int64
+    ) -> Appended {
         let opens = link.sequence == 1
         let former = opens ? self.openStream : nil
         // Its own history says whether this is the auditor's very first stream.
@@ -207,16 +212,16 @@ public struct Order: Sendable {
         if known == nil {
             self.streams[link.stream] = StreamLedger(number: number, auditor: self.auditor, id: link.stream)
         }
-        let change = self.update(link, opens: opens)
+        let change = self.update(link, opens: opens, onWord: onWord)
         return Appended(
             stream: number, isNewStream: known == nil, change: change, opens: opens, closes: former,
             isRestart: isRestart)
     }
 
     /// Changes the stream in place: a copy would copy its runs.
-    private mutating func update(_ link: Link, opens: Bool) -> RunSet.Change {
+    private mutating func update(_ link: Link, opens: Bool, onWord: Bool) -> RunSet.Change {
         guard let index = self.streams.index(forKey: link.stream) else { return .none }
-        let change = self.streams.values[index].held.insert(link.sequence)
+        let change = self.streams.values[index].hold(link.sequence, onWord: onWord)
         if self.streams.values[index].held.newest == link.sequence {
             self.streams.values[index].head = StreamLedger.Head(sequence: link.sequence, id: link.id)
         }

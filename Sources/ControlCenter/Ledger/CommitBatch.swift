@@ -180,6 +180,8 @@ public struct AlarmKind: Hashable, Sendable, CustomStringConvertible {
     public static let streamRestart = AlarmKind("stream-restart")
     /// Two statements of one stream contradict each other.
     public static let fork = AlarmKind("fork")
+    /// The authority's record is not the one that was read before.
+    public static let authorityRestored = AlarmKind("authority-restored")
     /// The store could not be written; it can again.
     public static let store = AlarmKind("store")
 }

@@ -46,6 +46,12 @@ public struct RunSet: Hashable, Sendable {
         return gaps
     }
 
+    /// The newest number held below `number`.
+    func newest(below number: Int64) -> Int64? {
+        let index = self.firstIndex(beyond: number - 1)
+        return index == 0 ? nil : min(self.runs[index - 1].upperBound, number - 1)
+    }
+
     public func contains(_ number: Int64) -> Bool {
         self.run(containing: number) != nil
     }

@@ -36,11 +36,14 @@ public struct StreamLedger: Hashable, Sendable {
     public var origin: MessageID?
     /// From this sequence number on, readings are disputed: there is an open fork.
     public var disputedFrom: Int64?
+    /// Within these numbers are statements that an expired certificate signed, and that nothing trusted is known to
+    /// name yet (``hold(_:onWord:)``). Their readings count as disputed.
+    public var unconfirmed: ClosedRange<Int64>?
 
     public init(
         number: Int64, auditor: Int64, id: StreamID, state: State = .pending, held: RunSet = RunSet(),
         head: Head? = nil,
-        origin: MessageID? = nil, disputedFrom: Int64? = nil
+        origin: MessageID? = nil, disputedFrom: Int64? = nil, unconfirmed: ClosedRange<Int64>? = nil
     ) {
         self.number = number
         self.auditor = auditor
@@ -50,6 +53,31 @@ public struct StreamLedger: Hashable, Sendable {
         self.head = head
         self.origin = origin
         self.disputedFrom = disputedFrom
+        self.unconfirmed = unconfirmed
+    }
+
+    /// Holds a statement of which the links to its stored neighbours were compared.
+    ///
+    /// In a run without a hole each statement names the one before it. So whatever lies below a trusted one in its
+    /// run is confirmed by it, whoever signed it: it cannot be another without breaking SHA-256. Trusted are
+    /// those that a certificate in force signed, the one that a hello names with its id, and what these confirm.
+    ///
+    /// - Parameter onWord: only a hello's number speaks for it, not its own signature and not its id.
+    mutating func hold(_ sequence: Int64, onWord: Bool) -> RunSet.Change {
+        let change = self.held.insert(sequence)
+        let isNamed =
+            self.held.contains(sequence + 1) && self.unconfirmed?.contains(sequence + 1) != true
+        if onWord, !isNamed {
+            let range = self.unconfirmed ?? sequence...sequence
+            self.unconfirmed = min(range.lowerBound, sequence)...max(range.upperBound, sequence)
+        }
+        // What stands beyond the range is trusted.
+        guard let range = self.unconfirmed, let run = self.held.run(containing: range.upperBound),
+            run.contains(range.upperBound + 1)
+        else { return change }
+        let below = self.held.newest(below: run.lowerBound)
+        self.unconfirmed = below.flatMap { $0 < range.lowerBound ? nil : range.lowerBound...$0 }
+        return change
     }
 }
 

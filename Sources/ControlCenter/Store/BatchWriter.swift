@@ -172,10 +172,12 @@ struct BatchWriter {
         if !batch.streams.isEmpty {
             let upsert = try Prepared(
                 """
-                INSERT INTO stream (number, auditor, id, state, head_sequence, head_id, origin, disputed_from)
-                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                INSERT INTO stream (number, auditor, id, state, head_sequence, head_id, origin, disputed_from,
+                    unconfirmed_from, unconfirmed_to)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                 ON CONFLICT (number) DO UPDATE SET
-                    state = ?4, head_sequence = ?5, head_id = ?6, origin = ?7, disputed_from = ?8
+                    state = ?4, head_sequence = ?5, head_id = ?6, origin = ?7, disputed_from = ?8,
+                    unconfirmed_from = ?9, unconfirmed_to = ?10
                 """, self.db)
             for stream in batch.streams {
                 try stream.id.bytes.withUnsafeBytes { id in
@@ -190,6 +192,8 @@ struct BatchWriter {
                                 $0.bind(6, head)
                                 $0.bind(7, origin)
                                 $0.bind(8, stream.disputedFrom)
+                                $0.bind(9, stream.unconfirmed?.lowerBound)
+                                $0.bind(10, stream.unconfirmed?.upperBound)
                             }
                         }
                     }

@@ -243,9 +243,13 @@ public final class ControlCenterStore: LedgerStore, Sendable {
         if let headSequence, let id = headID.flatMap({ MessageID($0) }) {
             head = StreamLedger.Head(sequence: headSequence, id: id)
         }
+        var unconfirmed: ClosedRange<Int64>?
+        if let from: Int64 = row["unconfirmed_from"], let to: Int64 = row["unconfirmed_to"], from <= to {
+            unconfirmed = from...to
+        }
         return StreamLedger(
             number: number, auditor: row["auditor"], id: id, state: state, held: held, head: head,
-            origin: origin.flatMap { MessageID($0) }, disputedFrom: row["disputed_from"])
+            origin: origin.flatMap { MessageID($0) }, disputedFrom: row["disputed_from"], unconfirmed: unconfirmed)
     }
 
     public func link(stream: Int64, sequence: Int64) throws -> StoredLink? {

@@ -120,7 +120,7 @@ extension ControlCenterStore {
                         series.unit AS unit, reading.time AS time, reading.interval AS interval,
                         reading.mantissa AS mantissa, reading.exponent AS exponent, quality.name AS quality,
                         stream.id AS stream, statement.sequence AS sequence, statement.id AS statement,
-                        stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed
+                        \(Schema.isDisputed) AS disputed
                     FROM auditor
                     CROSS JOIN series ON series.auditor = auditor.number
                     CROSS JOIN reading ON reading.series = series.number
@@ -144,7 +144,7 @@ extension ControlCenterStore {
                     SELECT series.number AS number, auditor.id AS auditor, series.meter AS meter,
                         series.quantity AS quantity, series.unit AS unit, reading.mantissa AS mantissa,
                         reading.exponent AS exponent, quality.name <> 'good' AS not_good,
-                        stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed
+                        \(Schema.isDisputed) AS disputed
                     FROM auditor
                     CROSS JOIN series ON series.auditor = auditor.number
                     CROSS JOIN reading ON reading.series = series.number AND reading.interval > 0

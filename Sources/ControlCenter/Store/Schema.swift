@@ -28,6 +28,13 @@ enum Schema {
             try db.execute(sql: Self.alerts)
             try db.execute(sql: Self.watchedLiCore)
         }
+        migrator.registerMigration("unconfirmed") { db in
+            try db.execute(sql: Self.unconfirmed)
+            try db.execute(sql: "DROP VIEW readings; CREATE VIEW readings AS \(Self.allReadings(Self.isDisputed))")
+        }
+        migrator.registerMigration("authority-events") { db in
+            try db.execute(sql: Self.authorityEvents)
+        }
         return migrator
     }
 
@@ -177,8 +184,24 @@ enum Schema {
         );
         """
 
+    // What an expired certificate signed, taken on the number of a hello, until the chain up to there is whole.
+    private static let unconfirmed = """
+        ALTER TABLE stream ADD COLUMN unconfirmed_from INTEGER;
+        ALTER TABLE stream ADD COLUMN unconfirmed_to INTEGER;
+        """
+
+    /// Whether the readings of a statement are disputed, as a condition on `stream` and `statement`.
+    static let isDisputed = """
+        (stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from
+            OR stream.unconfirmed_from IS NOT NULL
+                AND statement.sequence BETWEEN stream.unconfirmed_from AND stream.unconfirmed_to)
+        """
+
+    private static let isForked = "stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from"
+
     // The readings of signed statements, as columns of the view; and where they are.
-    private static let signedColumns = """
+    private static func signedColumns(_ isDisputed: String) -> String {
+        """
         SELECT
             auditor.id AS auditor,
             series.meter AS meter,
@@ -204,12 +227,13 @@ enum Schema {
             lower(hex(stream.id)) AS stream,
             statement.sequence AS sequence,
             lower(hex(statement.id)) AS statement,
-            stream.disputed_from IS NOT NULL AND statement.sequence >= stream.disputed_from AS disputed,
+            \(isDisputed) AS disputed,
             reading.time / 1000000000 AS unix_time,
             reading.time AS time_ns,
             auditor.spiffe AS auditor_spiffe,
             reading.leaf_index AS leaf_index
         """
+    }
 
     private static let signedTables = """
         FROM reading
@@ -223,7 +247,7 @@ enum Schema {
 
     private static let views = """
         CREATE VIEW readings AS
-        \(Self.signedColumns)
+        \(Self.signedColumns(Self.isForked))
         \(Self.signedTables);
 
         -- Sequence numbers that are missing below the newest one held.
@@ -292,10 +316,9 @@ enum Schema {
         );
         """
 
-    private static let licoreViews = """
-        DROP VIEW readings;
-        CREATE VIEW readings AS
-        \(Self.signedColumns),
+    private static func allReadings(_ isDisputed: String) -> String {
+        """
+        \(Self.signedColumns(isDisputed)),
             'cose' AS format
         \(Self.signedTables)
         UNION ALL
@@ -331,7 +354,14 @@ enum Schema {
             'licore'
         FROM licore_reading
         JOIN auditor ON auditor.number = licore_reading.auditor
-        JOIN decimal_scale ON decimal_scale.exponent = licore_reading.exponent;
+        JOIN decimal_scale ON decimal_scale.exponent = licore_reading.exponent
+        """
+    }
+
+    private static let licoreViews = """
+        DROP VIEW readings;
+        CREATE VIEW readings AS
+        \(Self.allReadings(Self.isForked));
 
         CREATE VIEW history AS
         SELECT
@@ -344,6 +374,44 @@ enum Schema {
             source,
             strftime('%Y-%m-%dT%H:%M:%SZ', imported, 'unixepoch') AS imported
         FROM licore_history;
+        """
+
+    // MARK: The authority
+
+    private static let authorityEvents = """
+        -- What the authority did to certificates, as it told: each once.
+        CREATE TABLE authority_event (
+            number INTEGER PRIMARY KEY,      -- in the order in which they were read
+            authority_number INTEGER UNIQUE, -- how far was read; NULL: it does not have it (any more)
+            event TEXT NOT NULL,             -- issued, revoked
+            certificate_hash BLOB NOT NULL,  -- SHA-256 of the DER
+            spiffe TEXT NOT NULL,
+            serial TEXT NOT NULL,            -- hexadecimal
+            not_before INTEGER NOT NULL,     -- Unix seconds
+            not_after INTEGER NOT NULL,
+            time INTEGER NOT NULL,           -- when it happened, by the authority's clock
+            requester TEXT,
+            reason TEXT,
+            received INTEGER NOT NULL,       -- nanoseconds since 1970
+            UNIQUE (event, certificate_hash)
+        );
+
+        CREATE VIEW authority_events AS
+        SELECT
+            number,
+            event,
+            substr(spiffe, length(rtrim(spiffe, replace(spiffe, '/', ''))) + 1) AS id,
+            spiffe,
+            serial,
+            strftime('%Y-%m-%dT%H:%M:%SZ', not_before, 'unixepoch') AS valid_from,
+            strftime('%Y-%m-%dT%H:%M:%SZ', not_after, 'unixepoch') AS valid_until,
+            strftime('%Y-%m-%dT%H:%M:%SZ', time, 'unixepoch') AS time,
+            requester,
+            reason,
+            lower(hex(certificate_hash)) AS certificate,
+            strftime('%Y-%m-%dT%H:%M:%SZ', received / 1000000000, 'unixepoch') AS received,
+            authority_number IS NOT NULL AS known
+        FROM authority_event;
         """
 
     // MARK: Updates and alerts

@@ -1,3 +1,4 @@
+import Connections
 import NIOCore
 
 /// Where a connection comes from: for logs, and for limits.

@@ -1,6 +1,7 @@
 // The PROXY protocol, version 2 (haproxy.org, proxy-protocol.txt, section 2.2): a load balancer says, before
 // the first byte of its client, who that client is.
 
+package import Connections
 package import NIOCore
 
 /// A header of version 2 in binary form.

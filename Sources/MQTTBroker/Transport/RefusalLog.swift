@@ -1,3 +1,5 @@
+import Connections
+
 /// Decides which refusals are logged: all of a few, and of a flood a few and how many there were.
 package struct RefusalLog: Sendable {
     package enum Decision: Hashable, Sendable {

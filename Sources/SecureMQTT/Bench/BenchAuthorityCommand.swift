@@ -92,9 +92,11 @@ struct BenchAuthorityCommand: AsyncParsableCommand {
 
     private func enrol(_ authority: AuthorityDirectory, _ result: inout Result) async throws {
         let trustDomain = try authority.trustDomain
-        let configuration = AuthorityConfiguration(
+        var configuration = AuthorityConfiguration(
             id: try Identifier("ca-1"), hosts: [try HostName("127.0.0.1")], listen: "127.0.0.1", port: 0,
             brokerHost: "127.0.0.1", brokerPort: 8_883)
+        // All devices are at one address here.
+        configuration.limits.connectionsPerAddress = configuration.limits.connections
         let (listening, continuation) = AsyncStream<Int>.makeStream()
         let server = try CertificateAuthorityServer(
             authority, configuration: configuration, now: { .now },

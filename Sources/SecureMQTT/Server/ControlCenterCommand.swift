@@ -35,7 +35,8 @@ struct ControlCenterCommand: AsyncParsableCommand {
             published: identified.published, logger: Logger(label: "trust"))
         let renewal = try parts.makeRenewal(of: center, desk: desk, identified: identified, bus: bus)
         try await runServices(
-            [bus, center, desk, watch, renewal, parts.makeFleetWatch(controlCenter: center)],
+            [bus, center, desk, watch, renewal, parts.makeFleetWatch(controlCenter: center)]
+                + parts.makeAuthorityWatch(store: store),
             logger: Logger(label: "control-center"))
     }
 }

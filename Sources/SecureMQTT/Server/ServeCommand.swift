@@ -45,7 +45,7 @@ struct ServeCommand: AsyncParsableCommand {
             [
                 broker, ListeningNotice(broker: broker), center, desk, watch, renewal,
                 parts.makeFleetWatch(broker: broker, controlCenter: center),
-            ], logger: Logger(label: "serve"))
+            ] + parts.makeAuthorityWatch(store: store), logger: Logger(label: "serve"))
     }
 }
 

@@ -1,4 +1,5 @@
 import Auditor
+import CertificateAuthority
 import ControlCenter
 import Foundation
 import Identity
@@ -225,6 +226,23 @@ struct ServerParts: Sendable {
             logger: logger)
     }
 
+    /// What the authority does, read into the store; none if no authority is configured.
+    ///
+    /// Certificate, key and trust are read anew for each look: they may have been exchanged.
+    func makeAuthorityWatch(store: ControlCenterStore) throws -> [AuthorityWatch] {
+        guard let address = try self.controlCenterSettings.authority else { return [] }
+        return [
+            AuthorityWatch(store: store) { number in
+                let identified = try self.identifyControlCenter()
+                let client = try AuthorityClient(
+                    address, roots: try CertificateFile.read(self.configuration.trust.root), chain: identified.chain,
+                    key: identified.key, gate: self.gate)
+                let answer = try await AuthorityAccess.using(client) { try await $0.events(after: number) }
+                return try CertificateEvents(answer)
+            }
+        ]
+    }
+
     /// In whose names updates in the original's form are signed: the control center's own, and whose key it was given.
     private func liCoreControllers(_ identified: Identified) throws -> [LiCoreController] {
         let own = identified.key
@@ -337,5 +355,25 @@ struct ServerParts: Sendable {
             configuration.sessionExpiry = .zero
         }
         return configuration
+    }
+}
+
+extension CertificateEvents {
+    fileprivate init(_ answer: AuthorityAPI.Events) throws {
+        try self.init(
+            events: answer.events.map { event in
+                let certificate = event.certificate
+                guard let hash = [UInt8](hexadecimal: certificate.sha256), hash.count == 32 else {
+                    throw ControlCenterError(.authority, "it answers with a certificate that has no SHA-256")
+                }
+                let kind = CertificateEvent.Kind(event.event)
+                let isRevocation = kind == .revoked
+                return CertificateEvent(
+                    number: Int64(event.number), kind: kind, certificateHash: hash, party: certificate.spiffeID,
+                    serial: certificate.serial, notBefore: certificate.notBefore, notAfter: certificate.notAfter,
+                    time: isRevocation ? certificate.revoked ?? certificate.issued : certificate.issued,
+                    requester: isRevocation ? certificate.revoker : certificate.requester,
+                    reason: isRevocation ? certificate.reason : nil)
+            }, last: Int64(answer.last))
     }
 }

@@ -18,5 +18,8 @@ for picture in re.findall(r"<svg.*?</svg>", open(sys.argv[1], encoding="utf-8").
         for y in range(SCALE):
             start = (int(row) * SCALE + y) * width + int(column) * SCALE
             pixels[start : start + SCALE] = b"\x00" * SCALE
-    codes = zxingcpp.read_barcodes(memoryview(pixels).cast("B", (width, width)))
+    # Of this kind alone: chance patterns in it may look like a bar code of another.
+    codes = zxingcpp.read_barcodes(
+        memoryview(pixels).cast("B", (width, width)), formats=zxingcpp.BarcodeFormat.QRCode
+    )
     print(codes[0].text if len(codes) == 1 else f"{len(codes)} codes")

@@ -24,6 +24,7 @@ struct Violation: Error, CustomStringConvertible {
         case everythingArrives = "when the faults stop, everything arrives and is receipted"
         case restartAlarmed = "a restart of a stream raises an alarm"
         case streamUnbroken = "each stream is a chain of hashes"
+        case vouchedByChain = "what an expired certificate signed is named by what is trusted, or marked"
         case updateOnce = "an update is applied at most once"
         case updateFresh = "only what was signed for the newest hello is applied"
         case machineWorks = "a machine does not fail"

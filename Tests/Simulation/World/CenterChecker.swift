@@ -13,15 +13,19 @@ struct CenterChecker {
         var appended: [MessageID] = []
         var forks: [Naive.Statement] = []
         var orders: [Int: Naive] = [:]
+        /// Of those appended: taken only on the number of a hello.
+        var onWord: Set<MessageID> = []
     }
 
     private(set) var orders: [Int: Naive] = [:]
     /// How often each reading is stored, by auditor and number.
     private(set) var readings: [Int: [Int]] = [:]
     private var ids: Set<MessageID> = []
+    private var onWord: Set<MessageID> = []
     private var runs: [Int64: [Int64: Int64]] = [:]
     private var quarantine: [CommitBatch.Count: QuarantineUse] = [:]
     private(set) var forks = 0
+    private(set) var takenOnWord = 0
     private(set) var restarts = 0
     /// How often each word was given.
     private(set) var refusals: [Reason: Int] = [:]
@@ -94,7 +98,12 @@ struct CenterChecker {
             }
             let former = expectation.orders[auditor]?.restarts ?? 0
             switch expectation.orders[auditor, default: Naive()].decide(statement, none: .zero) {
-            case .stored: expectation.appended.append(envelope.id)
+            case .stored:
+                expectation.appended.append(envelope.id)
+                let isExpired = world.certificates.isExpired(hash, at: world.now)
+                if isExpired, world.center.vouches[auditor]?.hello.lastID != envelope.id {
+                    expectation.onWord.insert(envelope.id)
+                }
             case .duplicate: counts[.duplicate, default: 0] += 1
             case .fork:
                 counts[.fork, default: 0] += 1
@@ -148,6 +157,9 @@ struct CenterChecker {
     mutating func committed(_ work: CenterNode.Work, in world: World) {
         let batch = work.step.batch
         self.orders = work.expectation.orders
+        self.onWord.subtract(work.expectation.appended)
+        self.onWord.formUnion(work.expectation.onWord)
+        self.takenOnWord += work.expectation.onWord.count
         for (count, more) in batch.counts { self.refusals[count.reason, default: 0] += Int(more) }
         self.restarts += batch.alarms.count { $0.kind == .streamRestart }
         // From the disk, not from the batch: what is stored is what counts.
@@ -225,6 +237,28 @@ struct CenterChecker {
             {
                 world.violate(.orderAsCounted, "auditor \(auditor): a stream is \(stream.state)")
             }
+            self.checkConfirmed(stream, ledger, world)
+        }
+    }
+
+    /// From the newest down: each is trusted, or the one behind it is and names it, or it is marked.
+    private func checkConfirmed(_ stream: StreamLedger, _ ledger: MemoryLedger, _ world: World) {
+        guard !self.onWord.isEmpty else { return }
+        var named: MessageID?
+        for run in stream.held.runs.reversed() {
+            named = nil
+            for number in run.reversed() {
+                guard let stored = ledger.statement(stream: stream.number, sequence: number) else { continue }
+                if named != stored.id, self.onWord.contains(stored.id) {
+                    named = nil
+                    if stream.unconfirmed?.contains(number) != true {
+                        world.violate(.vouchedByChain, "number \(number) is on a hello's word alone, and not marked")
+                        return
+                    }
+                } else {
+                    named = stored.previous
+                }
+            }
         }
     }
 
@@ -298,6 +332,9 @@ struct CenterChecker {
             }
         }
         for stream in world.center.disk.durable.allStreams {
+            if let unconfirmed = stream.unconfirmed, stream.state == .open, stream.held.gaps.isEmpty {
+                world.violate(.vouchedByChain, "numbers \(unconfirmed) stay marked at the end")
+            }
             guard let auditor = world.auditorIndex(number: stream.auditor), !stream.held.gaps.isEmpty else { continue }
             // A copy or an old card may leave a stream behind that never comes to its beginning; what a revoked
             // certificate signed is refused, and signed anew in the next stream.

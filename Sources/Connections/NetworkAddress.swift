@@ -60,34 +60,9 @@ public struct NetworkAddress: Hashable, Sendable, CustomStringConvertible {
         return String(decoding: text.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 
-    fileprivate func hasPrefix(of other: NetworkAddress, bits: Int) -> Bool {
+    /// Whether the first bits are those of another one; IPv4 counts as the mapped address.
+    package func hasPrefix(of other: NetworkAddress, bits: Int) -> Bool {
         func mask(_ bits: Int) -> UInt64 { bits <= 0 ? 0 : bits >= 64 ? .max : ~(UInt64.max >> UInt64(bits)) }
         return (self.high ^ other.high) & mask(bits) == 0 && (self.low ^ other.low) & mask(bits - 64) == 0
     }
-}
-
-/// Addresses with a common prefix, such as `10.0.0.0/8`, `2001:db8::/32`, or a single one.
-public struct AddressRange: Hashable, Sendable, CustomStringConvertible {
-    private let base: NetworkAddress
-    private let bits: Int
-
-    public let description: String
-
-    /// - Throws: ``BrokerError`` with code `configuration`.
-    public init(_ text: String) throws(BrokerError) {
-        let parts = text.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
-        guard let first = parts.first, let base = NetworkAddress(first) else {
-            throw BrokerError(.configuration, "'\(text)' is no address or range of addresses, such as 10.0.0.0/8")
-        }
-        let width = base.isIPv4 ? 32 : 128
-        let bits = parts.count == 1 ? width : Int(parts[1]) ?? -1
-        guard (0...width).contains(bits) else {
-            throw BrokerError(.configuration, "'\(text)': a prefix has 0 to \(width) bits")
-        }
-        self.base = base
-        self.bits = bits + 128 - width
-        self.description = text
-    }
-
-    public func contains(_ address: NetworkAddress) -> Bool { address.hasPrefix(of: self.base, bits: self.bits) }
 }
