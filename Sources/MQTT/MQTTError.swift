@@ -11,7 +11,7 @@ public struct MQTTError: Error, Hashable, Sendable, CustomStringConvertible {
         /// A well-formed packet that may not come here or now.
         public static let protocolError = Code(description: "protocol-error", reasonCode: .protocolError)
         /// Larger than the limit, which is found from the fixed header before the rest is buffered; or of more than 1,024
-        /// properties or filters.
+        /// user properties or filters.
         public static let packetTooLarge = Code(description: "packet-too-large", reasonCode: .packetTooLarge)
         /// Neither 3.1.1 nor 5.0.
         public static let unsupportedVersion = Code(
@@ -23,7 +23,8 @@ public struct MQTTError: Error, Hashable, Sendable, CustomStringConvertible {
             description: "topic-filter-invalid", reasonCode: .topicFilterInvalid)
         /// Zero, above the maximum we announced, or never defined.
         public static let topicAliasInvalid = Code(description: "topic-alias-invalid", reasonCode: .topicAliasInvalid)
-        /// One of our own values has no encoding, such as a string of more than 65,535 bytes.
+        /// One of our own values has no encoding, such as a string of more than 65,535 bytes; or more than 1,024 user
+        /// properties.
         public static let notEncodable = Code(
             description: "not-encodable", reasonCode: .implementationSpecificError)
     }

@@ -277,6 +277,8 @@ private protocol WireSink {
     mutating func write(checked string: String)
     mutating func write(binary: [UInt8])
     mutating func write(buffer: ByteBuffer)
+    /// What cannot be written was found. Told to whoever counts first; there is nobody to be told later.
+    mutating func refuse(_ reason: String)
 }
 
 extension WireSink {
@@ -285,6 +287,11 @@ extension WireSink {
         if properties.isEmpty {
             self.write(byte: 0)
             return
+        }
+        if properties.all.count > packetItemLimit {
+            let count = properties.all.count { if case .userProperty = $0 { true } else { false } }
+            // Nobody of ours would read it.
+            if count > packetItemLimit { self.refuse("more than \(packetItemLimit) user properties") }
         }
         var counter = SizeCounter()
         for property in properties.all { counter.write(property: property) }
@@ -359,9 +366,9 @@ private struct SizeCounter: WireSink {
         self.count += 2 + length
     }
 
-    private mutating func fail(_ what: String) {
-        self.problem = MQTTError(.notEncodable, "MQTT has no encoding for \(what)")
-    }
+    private mutating func fail(_ what: String) { self.refuse("MQTT has no encoding for \(what)") }
+
+    mutating func refuse(_ reason: String) { self.problem = MQTTError(.notEncodable, reason) }
 
     func check() throws(MQTTError) {
         if let problem = self.problem { throw problem }
@@ -398,4 +405,5 @@ extension ByteBuffer: WireSink {
     }
 
     fileprivate mutating func write(buffer: ByteBuffer) { self.writeImmutableBuffer(buffer) }
+    fileprivate mutating func refuse(_ reason: String) {}
 }

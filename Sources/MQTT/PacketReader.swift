@@ -95,11 +95,8 @@ struct PacketReader {
 
     private static let endsEarly = MQTTError.malformed("a packet ends in the middle of a field")
 
-    /// Of properties or filters in one packet. Each is an object here and work, and only a byte or two there.
-    private static let maximumCount = 1_024
-
     private static func tooMany(_ what: String) -> MQTTError {
-        MQTTError(.packetTooLarge, "a packet has more than \(self.maximumCount) \(what)")
+        MQTTError(.packetTooLarge, "a packet has more than \(packetItemLimit) \(what)")
     }
 
     // MARK: Properties (section 2.2.2)
@@ -111,6 +108,7 @@ struct PacketReader {
         var inner = PacketReader(bytes: try self.slice(length), version: self.version)
         var seen: UInt64 = 0
         var all: [Property] = []
+        var userProperties = 0
         while !inner.isAtEnd {
             let identifier = try inner.byte()
             guard let allowed = PropertyPlace.allowed(for: identifier) else {
@@ -124,7 +122,13 @@ struct PacketReader {
                 throw .protocolError("property \(identifier) stands twice (section 2.2.2.2)")
             }
             seen |= bit
-            guard all.count < Self.maximumCount else { throw Self.tooMany("properties") }
+            // The others come once, but for the subscription identifiers that a server adds.
+            if identifier == 0x26 {
+                guard userProperties < packetItemLimit else { throw Self.tooMany("user properties") }
+                userProperties += 1
+            } else {
+                guard all.count - userProperties < packetItemLimit else { throw Self.tooMany("properties") }
+            }
             all.append(try inner.property(identifier))
         }
         guard seen & (1 << 0x16) == 0 || seen & (1 << 0x15) != 0 else {
@@ -272,7 +276,7 @@ struct PacketReader {
         guard !self.isAtEnd else { throw .protocolError("a SUBSCRIBE asks for nothing (MQTT-3.8.3-2)") }
         var subscriptions: [Subscription] = []
         repeat {
-            guard subscriptions.count < Self.maximumCount else { throw Self.tooMany("filters") }
+            guard subscriptions.count < packetItemLimit else { throw Self.tooMany("filters") }
             let filter = try self.topicFilter()
             subscriptions.append(try self.subscription(filter, options: try self.byte()))
         } while !self.isAtEnd
@@ -316,7 +320,7 @@ struct PacketReader {
         guard !self.isAtEnd else { throw .protocolError("an UNSUBSCRIBE names nothing (MQTT-3.10.3-2)") }
         var filters: [TopicFilter] = []
         repeat {
-            guard filters.count < Self.maximumCount else { throw Self.tooMany("filters") }
+            guard filters.count < packetItemLimit else { throw Self.tooMany("filters") }
             filters.append(try self.topicFilter())
         } while !self.isAtEnd
         return Unsubscribe(packetID: packetID, filters: filters, properties: properties)
@@ -390,3 +394,6 @@ enum ReasonCodes {
     ]
     static let auth: Set<UInt8> = [0x00, 0x18, 0x19]
 }
+
+/// The most user properties or filters in one packet. Each is an object here and work, and only a byte or two there.
+let packetItemLimit = 1_024

@@ -31,11 +31,17 @@ public final class Broker: Service {
     private let logger: Logger
     private let eventLoop: any EventLoop
     private let core: NIOLoopBoundBox<BrokerCore>
-    private let context: Mutex<NIOSSLContext?>
+    private let context: Mutex<Context>
     private let bound: EventLoopPromise<[Int]>
     private let store: SQLiteSessionStore?
     /// Succeeds when the broker is to end, fails when it has to.
     private let end: EventLoopPromise<Void>
+
+    /// What TLS begins with; one more each time that it is exchanged.
+    private struct Context {
+        var tls: NIOSSLContext?
+        var generation: UInt64 = 0
+    }
 
     /// Opens and reads the store of sessions, if there is to be one: blocks as long.
     ///
@@ -56,7 +62,7 @@ public final class Broker: Service {
         self.logger = logger
         let eventLoop = configuration.eventLoop ?? MultiThreadedEventLoopGroup.singleton.next()
         self.eventLoop = eventLoop
-        self.context = Mutex(try configuration.tls?.makeContext())
+        self.context = Mutex(Context(tls: try configuration.tls?.makeContext()))
         let store = try configuration.store.map {
             try SQLiteSessionStore(directory: $0.directory, logger: logger)
         }
@@ -132,9 +138,11 @@ public final class Broker: Service {
         for server in servers { try? await server.close().get() }
         for (socket, identity) in sockets { socket.remove(identity) }
         try? await eventLoop.submit { core.value.shutDown() }.get()
-        // What was written last is with the system by now: this closes what is left.
-        try? await others?.shutdownGracefully()
+        // So that they hear why. What is stored does not wait for them.
+        async let left: Void? = try? eventLoop.flatSubmit { core.value.waitUntilEmpty(atMost: .seconds(1)) }.get()
         await self.closeStore()
+        _ = await left
+        try? await others?.shutdownGracefully()
         try ended.get()
     }
 
@@ -215,18 +223,21 @@ public final class Broker: Service {
         _ channel: any Channel, _ listener: BrokerConfiguration.Listener,
         then install: @escaping @Sendable (ConnectionHandler) throws -> Void
     ) -> EventLoopFuture<Void> {
-        guard let context = self.context.withLock({ $0 }), let admission = self.configuration.admission else {
+        let context = self.context.withLock { $0 }
+        guard let tls = context.tls, let admission = self.configuration.admission else {
             return channel.eventLoop.makeFailedFuture(Self.withoutTLS)
         }
         let origin = Origin(channel.remoteAddress)
         let balancer = origin.address.flatMap { address in
             listener.balancers.contains { $0.contains(address) } ? address : nil
         }
-        return self.connect(channel, origin: balancer == nil ? origin : nil, admission: admission) { makeHandler in
+        return self.connect(
+            channel, origin: balancer == nil ? origin : nil, admission: admission, generation: context.generation
+        ) { makeHandler in
             let pipeline = channel.pipeline.syncOperations
             let verification = self.configuration.verification.flatMap { $0.isNeeded() ? $0 : nil }
             let tls = NIOSSLServerHandler(
-                context: context,
+                context: tls,
                 customVerificationCallback: verification?.callback { [logger = self.logger] error in
                     logger.notice(
                         "client certificate refused", metadata: ["at": "\(origin)", "reason": "\(error)"])
@@ -244,7 +255,7 @@ public final class Broker: Service {
     ///
     /// - Parameter install: is given what makes the connection's own handler, behind TLS if there is to be TLS.
     private func connect(
-        _ channel: any Channel, origin: Origin?, admission: PeerAdmission? = nil,
+        _ channel: any Channel, origin: Origin?, admission: PeerAdmission? = nil, generation: UInt64 = 0,
         identify: (@Sendable (Connect) -> PeerIdentity?)? = nil,
         install: @escaping @Sendable (_ makeHandler: (NIOSSLServerHandler?) -> ConnectionHandler) throws -> Void
     ) -> EventLoopFuture<Void> {
@@ -253,7 +264,8 @@ public final class Broker: Service {
             channel, eventLoop: eventLoop, capacity: self.configuration.limits.slowConsumerBytes)
         let make: @Sendable () -> NIOLoopBound<Connection> = {
             let connection = Connection(
-                core: core.value, socket: socket, origin: origin, admission: admission, identify: identify)
+                core: core.value, socket: socket, origin: origin, admission: admission, generation: generation,
+                identify: identify)
             return NIOLoopBound(connection, eventLoop: eventLoop)
         }
         let made = socket.isNear ? eventLoop.makeSucceededFuture(make()) : eventLoop.submit(make)
@@ -286,12 +298,17 @@ public final class Broker: Service {
     /// Exchanges certificate, key and roots for the connections that come; tickets for resumption become
     /// worthless. Live connections stay (see ``recheckPeers()``); handshakes that are under way are ended.
     ///
+    /// When it returns, no handshake under the former roots lets anybody in any more.
+    ///
     /// - Throws: an error of NIOSSL; then nothing has changed.
-    public func reload(tls: BrokerTLS) throws {
+    public func reload(tls: BrokerTLS) async throws {
         let new = try tls.makeContext()
-        self.context.withLock { $0 = new }
+        let generation = self.context.withLock { context in
+            context = Context(tls: new, generation: context.generation + 1)
+            return context.generation
+        }
         let core = self.core
-        self.eventLoop.execute { core.value.endHandshakes() }
+        try await self.eventLoop.submit { core.value.endHandshakes(before: generation) }.get()
     }
 
     /// Disconnects everybody for whom the closure holds.

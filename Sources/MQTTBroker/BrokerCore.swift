@@ -17,6 +17,8 @@ final class BrokerCore {
     /// Half seconds since start: what deadlines and keep-alives are measured with.
     private(set) var ticks: UInt64 = 0
     private(set) var isShuttingDown = false
+    /// Handshakes with an older TLS context let nobody in.
+    private(set) var tlsGeneration: UInt64 = 0
     /// What connections count; the router counts the rest.
     var transport = BrokerStatistics()
     var addresses: ConnectionTable<NetworkAddress>
@@ -47,7 +49,10 @@ final class BrokerCore {
     /// Whether anybody took the broker's figures when they were last published.
     private var hasReaders = false
     private var isFlushScheduled = false
-    private var refusalLog: RefusalLog
+    /// What is told of strangers, and of those who are known.
+    private var logs: (strangers: RefusalLog, peers: RefusalLog)
+    /// Told when everybody has left, at shutdown.
+    private var emptied: EventLoopPromise<Void>?
     private var isPerforming = false
     private var assignedClientIDs: UInt64 = 0
     private let instance = UInt64.random(in: .min ... .max)
@@ -79,7 +84,8 @@ final class BrokerCore {
             maximum: limits.maximumConnectionsPerAddress, rate: limits.connectionRatePerAddress)
         self.identities = ConnectionTable(
             maximum: limits.maximumConnectionsPerIdentity, rate: limits.connectionRatePerIdentity)
-        self.refusalLog = RefusalLog(at: NIODeadline.now().uptimeNanoseconds)
+        let now = NIODeadline.now().uptimeNanoseconds
+        self.logs = (RefusalLog(at: now), RefusalLog(at: now))
     }
 
     /// Of a clock that never goes back.
@@ -123,6 +129,19 @@ final class BrokerCore {
 
     func remove(_ handler: Connection) {
         self.handlers[ObjectIdentifier(handler)] = nil
+        if self.handlers.isEmpty { self.emptied?.succeed(()) }
+    }
+
+    /// When everybody has left, or after so long: those who do not hear our goodbye are not waited for.
+    func waitUntilEmpty(atMost time: TimeAmount) -> EventLoopFuture<Void> {
+        let emptied = self.eventLoop.makePromise(of: Void.self)
+        guard !self.handlers.isEmpty else {
+            emptied.succeed(())
+            return emptied.futureResult
+        }
+        self.emptied = emptied
+        let timer = self.eventLoop.scheduleTask(in: time) { emptied.succeed(()) }
+        return emptied.futureResult.map { timer.cancel() }
     }
 
     func leave(_ id: ConnectionID, reason: String) {
@@ -152,10 +171,13 @@ final class BrokerCore {
         case .connected, .disconnected:
             self.logger.debug("\(event)", metadata: event.metadata)
         default:
-            // Anybody can cause these: what comes too fast is counted in the log, not told one by one.
-            switch self.refusalLog.next(at: self.nanoseconds) {
+            // Anybody can cause these: what comes too fast is counted in the log, not told one by one. A crowd of
+            // strangers does not silence what is said of peers.
+            let now = self.nanoseconds
+            let decision = event.isOfPeer ? self.logs.peers.next(at: now) : self.logs.strangers.next(at: now)
+            switch decision {
             case .tell(let untold):
-                if untold > 0 { self.logger.notice("\(untold) more refusals like these were not logged") }
+                if untold > 0 { self.logger.notice("\(untold) more events like these were not logged") }
                 self.logger.notice("\(event)", metadata: event.metadata)
             case .skip: break
             }
@@ -372,7 +394,10 @@ final class BrokerCore {
     }
 
     /// What is within a TLS handshake begins anew.
-    func endHandshakes() {
+    ///
+    /// - Parameter generation: of the new TLS context.
+    func endHandshakes(before generation: UInt64) {
+        self.tlsGeneration = max(self.tlsGeneration, generation)
         for handler in Array(self.handlers.values) { handler.endHandshake() }
     }
 

@@ -12,9 +12,10 @@ public enum BrokerEvent: Sendable, CustomStringConvertible {
     case connected(peer: PeerIdentity, clientID: String, version: ProtocolVersion)
     /// Its connection is gone.
     case disconnected(peer: PeerIdentity, clientID: String, reason: String)
-    /// A PUBLISH was refused. `reason` is one word: `topic`, `retained`, `qos`, `size`, `quota`.
+    /// A PUBLISH was refused. `reason` is one word: `topic`, `retained`, `qos`, `size`, `format`,
+    /// `quota`.
     case publishRefused(peer: PeerIdentity, topic: TopicName, reason: String)
-    /// A subscription was refused. `reason` is one word: `topic`, `denied`, `quota`.
+    /// A subscription was refused. `reason` is one word: `topic`, `denied`, `levels`, `quota`.
     case subscribeRefused(peer: PeerIdentity, filter: TopicFilter, reason: String)
     /// A packet above the limit; the connection was closed. `peer` is `nil` before CONNECT on a plain listener.
     case packetTooLarge(peer: PeerIdentity?, address: String, reason: String)
@@ -42,6 +43,15 @@ public enum BrokerEvent: Sendable, CustomStringConvertible {
             "closed the connection of \(peer?.description ?? address): \(error)"
         case .queueFull(let peer, let clientID):
             "the queue of \(peer) as \(clientID.debugDescription) is full: it loses messages"
+        }
+    }
+
+    /// Of somebody whose certificate is known.
+    var isOfPeer: Bool {
+        switch self {
+        case .handshakeRefused: false
+        case .connectRefused(let peer, _, _), .packetTooLarge(let peer, _, _), .malformed(let peer, _, _): peer != nil
+        case .connected, .disconnected, .publishRefused, .subscribeRefused, .queueFull: true
         }
     }
 

@@ -24,6 +24,8 @@ final class Connection {
     private var origin: Origin?
     /// With TLS, who decides about the peer,
     private let admission: PeerAdmission?
+    /// which of the broker's TLS contexts it speaks with,
+    private let generation: UInt64
     /// and who does without.
     private let identify: (@Sendable (Connect) -> PeerIdentity?)?
     private var decoder: PacketDecoder
@@ -31,7 +33,7 @@ final class Connection {
     private var admitted: PeerAdmission.Peer?
     private(set) var peer: PeerIdentity?
     private(set) var id: ConnectionID?
-    /// The socket is closed, and what it brought is still held.
+    /// The socket is closed, and what it brought may not be dealt with yet.
     private var isGone = false
     private var version = ProtocolVersion.v3_1_1
     /// The largest packet that the client takes, in bytes.
@@ -76,15 +78,17 @@ final class Connection {
     /// - Parameters:
     ///   - origin: `nil` behind a load balancer: then ``comes(from:)`` follows.
     ///   - admission: over TLS, who decides about the peer.
+    ///   - generation: of the TLS context.
     ///   - identify: without TLS, who decides.
     init(
-        core: BrokerCore, socket: Socket, origin: Origin?, admission: PeerAdmission?,
+        core: BrokerCore, socket: Socket, origin: Origin?, admission: PeerAdmission?, generation: UInt64,
         identify: (@Sendable (Connect) -> PeerIdentity?)?
     ) {
         self.core = core
         self.socket = socket
         self.origin = origin
         self.admission = admission
+        self.generation = generation
         self.identify = identify
         self.phase = admission == nil ? .waiting : .handshake
         self.decoder = PacketDecoder(sender: .client, maximumPacketSize: core.limits.maximumPacketSize)
@@ -145,13 +149,17 @@ final class Connection {
         if self.phase == .handshake {
             self.refuseHandshake(.aborted, "the connection ended within the TLS handshake")
         }
-        // What the client sent before it went is dealt with: its DISCONNECT may be the last of it.
-        self.isInLine = false
-        self.process(toTheEnd: true)
-        guard !self.isHeld || self.phase != .open else {
-            self.isGone = true
-            return
+        // What the client sent before it went is dealt with, in its turns as ever: its DISCONNECT may be the last of it.
+        self.isGone = true
+        if self.isReading {
+            // Within its turn, by an error in writing.
+            self.isInLine = true
+            return self.core.standInLine(self)
         }
+        self.isInLine = false
+        let packets = self.process()
+        if self.pace != nil { self.slowDown(packets, 0) }
+        guard self.phase == .closed || !(self.isInLine || self.isHeld || self.isPaused) else { return }
         self.leave()
         self.core.remove(self)
         if let key = self.countedAddress {
@@ -180,6 +188,7 @@ final class Connection {
     /// - Parameter certificate: the client's, DER.
     func handshakeCompleted(_ certificate: [UInt8]?) {
         guard self.phase == .handshake else { return }
+        guard self.generation >= self.core.tlsGeneration else { return self.endHandshake() }
         do {
             guard let certificate, let admission = self.admission else {
                 return self.refuseHandshake(.noCertificate, "no client certificate")
@@ -221,7 +230,7 @@ final class Connection {
 
     /// The certificates have been exchanged: what began under the old ones begins again.
     func endHandshake() {
-        guard self.phase == .handshake else { return }
+        guard self.phase == .handshake, self.generation < self.core.tlsGeneration else { return }
         self.refuseHandshake(.aborted, "the broker's certificates or roots were exchanged within the TLS handshake")
     }
 
@@ -265,10 +274,9 @@ final class Connection {
 
     /// One turn: as many packets as one may take at a time; for the rest it goes to the end of the line.
     ///
-    /// - Parameter toTheEnd: all that there are: nobody stands in line for a client that has gone.
     /// - Returns: how many there were.
     @discardableResult
-    private func process(toTheEnd: Bool = false) -> Int {
+    private func process() -> Int {
         guard !self.isReading, !self.isInLine else { return 0 }
         self.isReading = true
         defer { self.isReading = false }
@@ -276,8 +284,8 @@ final class Connection {
         var count = 0
         do throws(MQTTError) {
             var turn = 0
-            while self.phase != .closed, !self.isHeld, toTheEnd || !(self.isPaused || self.isChoked) {
-                if turn >= self.core.limits.packetsPerTurn, !toTheEnd {
+            while self.phase != .closed, !self.isHeld, !self.isPaused, !self.isChoked || self.isGone {
+                if turn >= self.core.limits.packetsPerTurn {
                     self.isInLine = true
                     self.core.standInLine(self)
                     break
@@ -301,6 +309,7 @@ final class Connection {
     func takeTurn() {
         self.isInLine = false
         guard self.phase != .closed else { return }
+        if self.isGone { return self.finish() }
         let packets = self.process()
         if self.pace != nil { self.slowDown(packets, 0) }
         if self.isBacklogged, !self.isInLine {
@@ -331,6 +340,7 @@ final class Connection {
         self.isPaused = false
         guard self.phase != .closed else { return }
         self.lastPacketAt = self.core.ticks
+        if self.isGone { return self.finish() }
         let packets = self.process()
         self.slowDown(packets, 0)
         self.updateReading()
@@ -570,6 +580,8 @@ final class Connection {
         // The router sends nothing more to a slow client. Answers go on: who sends without taking them is read no
         // further, so that they cannot pile up.
         guard !self.socket.isWritable else { return }
+        // A channel says so itself; of what is on its way to another loop nobody else does.
+        if !self.socket.isNear, let id = self.id, self.phase == .open { self.core.router.setWritable(id, false) }
         self.untaken += self.lastFlush
         if self.untaken > 2 * self.core.limits.slowConsumerBytes, !self.isChoked {
             self.isChoked = true

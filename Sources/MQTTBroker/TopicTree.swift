@@ -41,7 +41,7 @@ package struct TopicTree {
     private struct Node {
         var children: [TopicLevel: Int] = [:]
         /// Those that end here; at the greatest depth those that go on too.
-        var topics: [TopicName] = []
+        var topics: Set<TopicName> = []
     }
 
     private var nodes: [Node] = [Node()]
@@ -61,7 +61,7 @@ package struct TopicTree {
                 node = new
             }
         }
-        self.nodes[node].topics.append(topic)
+        self.nodes[node].topics.insert(topic)
     }
 
     package mutating func remove(_ topic: TopicName) {
@@ -72,7 +72,7 @@ package struct TopicTree {
             path.append((node, level))
             node = child
         }
-        self.nodes[node].topics.removeAll { $0 == topic }
+        self.nodes[node].topics.remove(topic)
         while let (parent, level) = path.popLast(), self.nodes[node].topics.isEmpty, self.nodes[node].children.isEmpty {
             self.nodes[parent].children[level] = nil
             self.free.append(node)

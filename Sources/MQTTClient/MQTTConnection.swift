@@ -152,9 +152,16 @@ public struct MQTTConnection: MessageBus {
         }
         let result: Result<Value, any Error>
         // What there is to end.
-        var subscribed = queue.filters
+        var subscribed: [TopicFilter] = []
         do {
-            let codes = try await self.ask(topics, queue.identifier)
+            let codes: [ReasonCode]
+            do {
+                codes = try await self.ask(topics, queue.identifier)
+            } catch {
+                // It may have come there all the same.
+                if (error as? MQTTClientError)?.wasNotSent != true { subscribed = queue.filters }
+                throw error
+            }
             subscribed = zip(queue.filters, codes).filter { !$1.isFailure }.map(\.0)
             for (topic, qos) in zip(topics, try Self.granted(topics, codes)) {
                 if let error = topic.refusal(ReasonCode(rawValue: qos.rawValue)) { throw error }
@@ -163,7 +170,6 @@ public struct MQTTConnection: MessageBus {
             queue.settleLast()
         } catch {
             result = .failure(error)
-            if (error as? MQTTClientError)?.wasNotSent == true { subscribed = [] }
         }
         // Also when we are cancelled, but then without waiting. What it throws says less than `result`: the
         // connection's end, mostly.

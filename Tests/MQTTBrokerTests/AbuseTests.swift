@@ -141,7 +141,7 @@ import Testing
             print(
                 "abuse: a good client's p99 is \(Self.percentile99(calm)) unloaded, \(Self.percentile99(stressed)) in the crowd"
             )
-            #expect(ratio < 100, "p99 \(Self.percentile99(calm)) unloaded, \(Self.percentile99(stressed)) in the crowd")
+            #expect(ratio < 30, "p99 \(Self.percentile99(calm)) unloaded, \(Self.percentile99(stressed)) in the crowd")
             try await deaf.drop()
         }
     }

@@ -1,3 +1,4 @@
+import Dispatch
 import Foundation
 import Identity
 import Logging
@@ -7,6 +8,7 @@ import MessageBus
 import NIOCore
 import NIOSSL
 import PKI
+import Synchronization
 import TestSupport
 import Testing
 
@@ -77,6 +79,55 @@ struct TLSTests {
                         false
                     }
                 })
+        }
+    }
+
+    @Test("When the loop of the sockets lags, messages do not pile up on the way to it")
+    func laggingSockets() async throws {
+        let isStalling = Atomic(false)
+        let (stalled, resume) = (DispatchSemaphore(value: 0), DispatchSemaphore(value: 0))
+        var configuration = BrokerConfiguration(
+            listeners: [.tls(host: "127.0.0.1", port: 0)],
+            tls: try BrokerTLS(
+                chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM, rootsPEM: self.pki.rootPEM),
+            admission: PeerAdmission(gate: try self.pki.gate(), now: { TestPKI.currentTime() }),
+            authorizer: Permissive())
+        // Verification runs on the loop of the sockets, and stops it.
+        configuration.verification = PeerVerification(
+            isNeeded: { isStalling.load(ordering: .relaxed) },
+            verify: { _ in
+                stalled.signal()
+                resume.wait()
+            })
+        try await TestBroker.with(configuration, threads: [2]) { broker in
+            let subscriber = try await self.connect(broker, try self.pki.auditor("auditor-1"))
+            _ = try await subscriber.expectConnAck()
+            try await subscriber.subscribe("t", qos: .atMostOnce)
+            let session = try await broker.broker.openInProcessSession(
+                identity: try peer(.controlCenter, "center-1"), clientID: "center", subscriptions: [])
+            isStalling.store(true, ordering: .relaxed)
+            let other = Task { try? await self.connect(broker, try self.pki.auditor("auditor-2")) }
+            await withCheckedContinuation { continuation in
+                DispatchQueue.global().async {
+                    stalled.wait()
+                    continuation.resume()
+                }
+            }
+            let payload = ByteBuffer(repeating: 0x78, count: 100_000)
+            for _ in 0..<100 {
+                try await session.publish(topic: try TopicName("t"), payload: payload, qos: .atMostOnce, retain: false)
+            }
+            let dropped = try await broker.broker.statistics().messagesDropped
+            #expect(dropped > 80, "\(dropped) of 100 were not sent")
+            isStalling.store(false, ordering: .relaxed)
+            resume.signal()
+            for _ in 0..<100 - Int(dropped) {
+                #expect(try await subscriber.expectPublish().payload == payload)
+            }
+            try await session.publish(
+                topic: try TopicName("t"), payload: ByteBuffer(string: "last"), qos: .atMostOnce, retain: false)
+            #expect(String(buffer: try await subscriber.expectPublish().payload) == "last")
+            try await other.value?.drop()
         }
     }
 
@@ -189,7 +240,7 @@ struct TLSTests {
             #expect(connections() == 2)
 
             // New certificates and keys of TLS make old tickets worthless.
-            try broker.broker.reload(
+            try await broker.broker.reload(
                 tls: try BrokerTLS(
                     chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM, rootsPEM: self.pki.rootPEM))
             let fourth = try await OpenSSL.run(
@@ -211,7 +262,7 @@ struct TLSTests {
             )
             // One root more: nobody goes.
             try gate.replaceTrust(roots: same.0, intermediates: same.1, revocationLists: [])
-            try broker.broker.reload(
+            try await broker.broker.reload(
                 tls: try BrokerTLS(
                     chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM,
                     rootsPEM: self.pki.rootPEM + other.rootPEM))
@@ -220,7 +271,7 @@ struct TLSTests {
             // The old one gone: its intermediate alone, which is still listed, is worth nothing.
             try gate.replaceTrust(
                 roots: [other.root.certificate], intermediates: same.1, revocationLists: [])
-            try broker.broker.reload(
+            try await broker.broker.reload(
                 tls: try BrokerTLS(
                     chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM, rootsPEM: other.rootPEM))
             #expect(try await broker.broker.recheckPeers() == 1)
@@ -237,7 +288,7 @@ struct TLSTests {
             let client = try await ByteClient.connect(port: broker.port)
             var sockets = 0
             while sockets == 0 { sockets = try await broker.broker.statistics().sockets }
-            try broker.broker.reload(
+            try await broker.broker.reload(
                 tls: try BrokerTLS(
                     chainPEM: self.pki.broker.chainPEM, keyPEM: self.pki.broker.keyPEM, rootsPEM: self.pki.rootPEM))
             #expect(try await client.readToEnd("the end").isEmpty)

@@ -165,6 +165,21 @@ struct MQTTConnectionTests {
         }
     }
 
+    @Test("Whatever is thrown while a subscription is read, it is ended")
+    func endsAfterAnyError() async throws {
+        try await self.run { connection in
+            await #expect(throws: error(.messageTooLarge)) {
+                try await connection.withSubscription(to: [self.topic("a")]) { _ in
+                    throw MQTTClientError(.messageTooLarge, "a body's own")
+                }
+            }
+        } server: { server in
+            let (connection, _) = try await server.acceptAndConnect()
+            _ = try await connection.grantSubscribe()
+            _ = try await connection.grantUnsubscribe()
+        }
+    }
+
     @Test("Of a subscription that is refused in part, only what was granted is ended; in whole, nothing")
     func endsWhatWasGranted() async throws {
         try await self.run { connection in

@@ -224,25 +224,42 @@ struct MalformedTests {
         #expect(try decoder.next() == .pubAck(PubAck(packetID: 100)))
     }
 
-    @Test("A packet has at most 1,024 properties or filters")
+    @Test("A packet has at most 1,024 user properties or filters; what a server adds comes on top")
     func many() throws {
-        func outcome(_ packet: Packet) throws -> Result<Packet?, MQTTError> {
-            var buffer = ByteBuffer()
-            try packet.encode(into: &buffer, version: .v5_0)
-            var decoder = PacketDecoder(sender: .client, version: .v5_0, maximumPacketSize: 1 << 20)
+        func outcome(_ buffer: ByteBuffer, from sender: Endpoint = .client) -> Result<Packet?, MQTTError> {
+            var decoder = PacketDecoder(sender: sender, version: .v5_0, maximumPacketSize: 1 << 20)
             decoder.append(buffer)
             return Result { () throws(MQTTError) in try decoder.next() }
         }
+        func bytes(_ packet: Packet) throws -> ByteBuffer {
+            var buffer = ByteBuffer()
+            try packet.encode(into: &buffer, version: .v5_0)
+            return buffer
+        }
+        let user = Array(repeating: Property.userProperty(name: "", value: ""), count: 1_024)
+        let topic = try TopicName("t")
         let filter = try TopicFilter("t")
+        let added: [Property] = [.subscriptionIdentifier(1), .contentType("x"), .messageExpiryInterval(1)]
+        let full = Packet.publish(Publish(topic: topic, payload: ByteBuffer(), properties: Properties(user + added)))
+        #expect(outcome(try bytes(full), from: .server) == .success(full))
+        // Nor is more written.
+        let more = Publish(topic: topic, payload: ByteBuffer(), properties: Properties(user + [user[0]]))
+        #expect(throws: MQTTError(.notEncodable, "")) { try bytes(.publish(more)) }
+        #expect(throws: MQTTError(.notEncodable, "")) { try more.encodedHeaderSize(version: .v5_0) }
+        // 0x30, 5 * 1,025 + 5 bytes: topic, length, properties.
+        var raw: [UInt8] = [0x30, 0x8A, 0x28, 0, 1, 0x74, 0x85, 0x28]
+        for _ in 0..<1_025 { raw += [0x26, 0, 0, 0, 0] }
+        #expect(outcome(ByteBuffer(bytes: raw)) == .failure(MQTTError(.packetTooLarge, "")))
+
         for (count, isRead) in [(1_024, true), (1_025, false)] {
-            let properties = Properties(Array(repeating: .userProperty(name: "", value: ""), count: count))
             let subscriptions = Array(repeating: Subscription(filter: filter, maximumQoS: .atMostOnce), count: count)
             for packet: Packet in [
-                .publish(Publish(topic: try TopicName("t"), payload: ByteBuffer(), properties: properties)),
                 .subscribe(Subscribe(packetID: 1, subscriptions: subscriptions)),
                 .unsubscribe(Unsubscribe(packetID: 1, filters: Array(repeating: filter, count: count))),
             ] {
-                #expect(try outcome(packet) == (isRead ? .success(packet) : .failure(MQTTError(.packetTooLarge, ""))))
+                #expect(
+                    outcome(try bytes(packet)) == (isRead ? .success(packet) : .failure(MQTTError(.packetTooLarge, "")))
+                )
             }
         }
     }

@@ -76,6 +76,12 @@ final class LogOutput: TextOutputStream, Sendable {
         while !rest.isEmpty {
             let count = rest.withUnsafeBytes { Foundation.write(self.descriptor, $0.baseAddress, $0.count) }
             if count < 0, errno == EINTR { continue }
+            if count < 0, errno == EAGAIN {
+                // Whoever shares it has made it so. Here waiting is no harm.
+                var wanted = pollfd(fd: self.descriptor, events: Int16(POLLOUT), revents: 0)
+                poll(&wanted, 1, -1)
+                continue
+            }
             // Nobody is there any more.
             guard count > 0 else { return }
             rest = rest.dropFirst(count)

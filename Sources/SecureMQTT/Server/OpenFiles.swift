@@ -14,7 +14,7 @@ enum OpenFiles {
             withUnsafePointer(to: raised) { if setrlimit(Self.resource, $0) == 0 { limit = raised } }
         }
         // Databases, listeners and the like take a few dozen.
-        guard limit.rlim_cur < UInt64(connections) + 128 else { return }
+        guard limit.rlim_cur < UInt64(connections) + 256 else { return }
         logger.warning(
             "the system allows fewer open files than broker.max-connections: raise the hard limit (LimitNOFILE in systemd)",
             metadata: ["open-files": "\(limit.rlim_cur)", "max-connections": "\(connections)"])

@@ -51,14 +51,14 @@ struct TrustWatch: Service {
         do {
             // Everything is read before anything is exchanged.
             let tls = try self.broker.map { _ in try self.parts.makeBrokerTLS() }
-            if trustHasChanged {
-                let lists = try self.trust.readRevocationLists()
-                let verifier = try self.trust.makeVerifier()
-                try self.parts.replaceTrust(lists)
+            let trust = try trustHasChanged ? (self.trust.readRevocationLists(), self.trust.makeVerifier()) : nil
+            // TLS first: who was let in by a handshake under the former roots is then looked at once more.
+            if let tls { try await self.broker?.reload(tls: tls) }
+            if let (lists, _) = trust { try self.parts.replaceTrust(lists) }
+            let closed = try await self.broker?.recheckPeers() ?? 0
+            if let (lists, verifier) = trust {
                 try await self.controlCenter?.replaceTrust(verifier, published: self.published(lists))
             }
-            if let tls { try self.broker?.reload(tls: tls) }
-            let closed = try await self.broker?.recheckPeers() ?? 0
             self.logger.notice(
                 "certificate, key and roots read again", metadata: ["disconnected": "\(closed)"])
         } catch {
