@@ -83,7 +83,7 @@ struct LimitTests {
         }
     }
 
-    @Test("Slow connections take no more than the bound; beyond it others are closed unheard, until there is room again")
+    @Test("Slow connections take no more than the bound; others are closed unheard until there is room again")
     func many() async throws {
         var limits = AuthorityLimits()
         (limits.connections, limits.connectionsPerAddress, limits.headDeadline) = (200, 200, 600)
