@@ -24,6 +24,8 @@ final class Publisher: Sendable {
         var lists: [String: ByteBuffer] = [:]
         var listMark: FileMark?
         var certificateMarks: [FileMark?] = []
+        /// When lists that are still due are made again.
+        var nextTry: UnixTime = 0
         /// When a warning was last given, by its text.
         var warned: [String: UnixTime] = [:]
     }
@@ -107,6 +109,12 @@ final class Publisher: Sendable {
         if let first = state.responders.first, !Self.isDue(first.responder.certificate, at: now) { return }
         var responders: [(issuing: Certificate, responder: OCSPResponder)] = []
         for issuing in state.directory.issuers {
+            guard try state.directory.isAtHand(issuing) else {
+                self.warn(
+                    "the key of the intermediate \(issuing.keyIdentifier.hexadecimal) cannot be used: its revocation list stays as it is, and OCSP does not answer for it",
+                    &state, at: now)
+                continue
+            }
             let key = SigningKey()
             let certificate = try state.directory.issueResponder(
                 for: issuing, to: key.publicKey, at: now, lifetime: Self.responderLifetime)
@@ -118,15 +126,12 @@ final class Publisher: Sendable {
     private func renewLists(_ state: inout State, at now: UnixTime) throws(PKIError) -> Bool {
         let directory = state.directory
         var lists = try directory.revocationLists()
-        var isDue = directory.issuers.contains { issuing in
-            guard let list = lists.first(where: { $0.isSigned(by: issuing) }) else { return true }
-            return list.nextUpdate - now < (list.nextUpdate - list.thisUpdate) * 2 / 3
-        }
-        // The second: a revocation of which a crash left no more than its line in the record.
-        if !isDue, !(try directory.unlistedRevocations().isEmpty) { isDue = true }
+        let isDue = now >= state.nextTry ? try Self.areListsDue(directory, lists, at: now) : false
         if isDue {
             try directory.renewRevocationLists(at: now)
             lists = try directory.revocationLists()
+            // The token of a former one may be away although its key was opened before: not every half minute.
+            if try Self.areListsDue(directory, lists, at: now) { state.nextTry = now + 600 }
             self.logger.notice("revocation lists renewed")
         }
         // What cannot be renewed here, because the key is offline, is said every day, weeks before it is late.
@@ -141,6 +146,17 @@ final class Publisher: Sendable {
             self.warn("\(certificate.subject) ends at \(end): see secure-mqtt pki intermediate --help", &state, at: now)
         }
         return isDue
+    }
+
+    private static func areListsDue(
+        _ directory: AuthorityDirectory, _ lists: [RevocationList], at now: UnixTime
+    ) throws(PKIError) -> Bool {
+        for issuing in directory.issuers where try directory.isAtHand(issuing) {
+            guard let list = lists.first(where: { $0.isSigned(by: issuing) }) else { return true }
+            if list.nextUpdate - now < (list.nextUpdate - list.thisUpdate) * 2 / 3 { return true }
+        }
+        // A revocation of which a crash left no more than its line in the record.
+        return try !directory.unlistedRevocations().isEmpty
     }
 
     /// Tells whoever has to be told of lists.

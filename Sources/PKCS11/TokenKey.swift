@@ -10,8 +10,6 @@ final class TokenKey: HardwareKey {
     private struct State {
         /// Nil after a failure.
         var open: (session: TokenSession, key: TokenSession.Key)?
-        /// The PIN file that was refused. It is not tried again as it is, because that locks tokens.
-        var refused: FileMark?
     }
 
     let publicKey: P256.Signing.PublicKey
@@ -44,13 +42,10 @@ final class TokenKey: HardwareKey {
                     } catch {
                         // What went wrong in an old session may be right in a new one, but not a PIN.
                         state.open = nil
-                        if error.code == .passphrase {
-                            state.refused = self.pinMark
-                            throw error
-                        }
+                        if error.code == .passphrase { throw error }
                     }
                 }
-                let open = try self.reopen(&state)
+                let open = try self.reopen()
                 let signature = try open.session.sign(digest, with: open.key)
                 state.open = open
                 return signature
@@ -60,29 +55,14 @@ final class TokenKey: HardwareKey {
         }
     }
 
-    private var pinMark: FileMark? { self.token.pinFile.flatMap { FileMark($0) } }
-
-    private func reopen(
-        _ state: inout State
-    ) throws(PKIError) -> (session: TokenSession, key: TokenSession.Key) {
-        let mark = self.pinMark
-        guard mark == nil || mark != state.refused else {
-            throw PKIError(
-                .passphrase, "\(self.token.name): the PIN was wrong, and is not tried again before its file changes")
+    private func reopen() throws(PKIError) -> (session: TokenSession, key: TokenSession.Key) {
+        let session = try TokenSession(self.token)
+        guard let key = try session.key() else {
+            throw PKIError(.missing, "\(self.token.name): the token has no such private key")
         }
-        do throws(PKIError) {
-            let session = try TokenSession(self.token)
-            guard let key = try session.key() else {
-                throw PKIError(.missing, "\(self.token.name): the token has no such private key")
-            }
-            guard key.publicKey.rawRepresentation == self.publicKey.rawRepresentation else {
-                throw PKIError(.hardware, "\(self.token.name) is another key than before")
-            }
-            state.refused = nil
-            return (session, key)
-        } catch {
-            if error.code == .passphrase { state.refused = mark }
-            throw error
+        guard key.publicKey.rawRepresentation == self.publicKey.rawRepresentation else {
+            throw PKIError(.hardware, "\(self.token.name) is another key than before")
         }
+        return (session, key)
     }
 }

@@ -3,6 +3,7 @@
 import CP11Kit
 import Crypto
 import PKI
+import Synchronization
 
 /// A module that is loaded and initialised, until the last reference goes.
 ///
@@ -51,6 +52,7 @@ final class TokenSession {
 
     private let uri: TokenURI
     private let module: TokenModule
+    private let slot: CK_SLOT_ID
     private let session: CK_SESSION_HANDLE
 
     /// Finds the token, and logs in if it wants that.
@@ -69,8 +71,9 @@ final class TokenSession {
         }
         self.uri = uri
         self.module = module
+        self.slot = slot
         self.session = session
-        if info.flags & CKF_LOGIN_REQUIRED != 0 { try self.logIn(info.flags) }
+        if info.flags & CKF_LOGIN_REQUIRED != 0 { try self.logIn() }
     }
 
     deinit { _ = self.module.functions.pointee.C_CloseSession(self.session) }
@@ -112,10 +115,14 @@ final class TokenSession {
 
     // MARK: The PIN
 
-    private func logIn(_ flags: CK_FLAGS) throws(PKIError) {
+    private func logIn() throws(PKIError) {
         guard self.uri.pinFile != nil else {
             throw PKIError(.passphrase, "\(self.uri.name): the token wants a PIN: add pin-source=file:PATH to the URI")
         }
+        try self.showPIN(as: CKU_USER)
+    }
+
+    private func requireTries(_ flags: CK_FLAGS) throws(PKIError) {
         // Tokens that are asked too often with a wrong PIN lock themselves, some for good.
         guard flags & CKF_USER_PIN_LOCKED == 0 else {
             throw PKIError(
@@ -127,17 +134,30 @@ final class TokenSession {
                 "\(self.uri.name): a wrong PIN once more locks the token, so it is not tried: log in once with another tool, such as pkcs11-tool --login"
             )
         }
-        try self.showPIN(as: CKU_USER)
     }
+
+    /// PIN files that were refused, by token and file: in this process none is tried again as it is, because that locks
+    /// tokens.
+    private static let refusedPINs = Mutex<[String: FileMark]>([:])
 
     private func showPIN(as user: CK_USER_TYPE) throws(PKIError) {
         guard let path = self.uri.pinFile else { return }
+        let (place, mark) = ("\(self.uri.modulePath) \(self.slot) \(path)", FileMark(path))
+        guard mark == nil || Self.refusedPINs.withLock({ $0[place] }) != mark else {
+            throw PKIError(
+                .passphrase, "\(self.uri.name): the PIN was wrong, and is not tried again before its file changes")
+        }
+        var info = CK_TOKEN_INFO()
+        if self.module.functions.pointee.C_GetTokenInfo(self.slot, &info) == CKR_OK {
+            try self.requireTries(info.flags)
+        }
         var pin = try Passphrase.read(path).bytes
         let result = self.module.functions.pointee.C_Login(self.session, user, &pin, CK_ULONG(pin.count))
         switch result {
         // Another session of this process was faster: a login is the process's.
         case CKR_OK, CKR_USER_ALREADY_LOGGED_IN: return
         case CKR_PIN_INCORRECT, CKR_PIN_INVALID, CKR_PIN_LEN_RANGE:
+            Self.refusedPINs.withLock { $0[place] = mark }
             throw PKIError(.passphrase, "\(self.uri.name): the PIN in \(path) is wrong")
         case CKR_PIN_LOCKED:
             throw PKIError(

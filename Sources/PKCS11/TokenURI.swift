@@ -93,12 +93,18 @@ private final class ParsedURI {
         guard result == P11_KIT_URI_OK.rawValue, p11_kit_uri_any_unrecognized(uri) == 0 else {
             throw PKIError(
                 .format,
-                "\(text.prefix { $0 != "?" }.prefix(200)) is no URI of a key in a token, such as "
+                "\(Self.shown(text)) is no URI of a key in a token, such as "
                     + "pkcs11:token=home;object=mona?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:pin")
         }
     }
 
     deinit { p11_kit_uri_free(self.uri) }
+
+    /// What of a URI may be said: a PIN may stand where it does not belong.
+    private static func shown(_ text: String) -> String {
+        let rest = text.range(of: "pin-value").map { String(text[..<$0.lowerBound]) } ?? text
+        return String(rest.prefix { $0 != "?" }.prefix(200))
+    }
 
     func string(_ get: (OpaquePointer) -> UnsafePointer<CChar>?) -> String? {
         get(self.uri).map { String(cString: $0) }

@@ -490,11 +490,7 @@ public struct AuthorityDirectory: Sendable {
         guard let root = self.roots.first(where: { $0.keyIdentifier == Self.issuerIdentifier(of: intermediate) }) else {
             throw PKIError(.chain, "the root above \(keyIdentifier.hexadecimal) is not here any more")
         }
-        var key = rootKey
-        if key == nil { key = try self.rootKey(root) }
-        guard let key else {
-            throw PKIError(.missing, "the root's key is not here: bring it back for this, with --root-key FILE")
-        }
+        let key: SigningKey = if let rootKey { rootKey } else { try self.requireRootKey(root) }
         _ = try Authority(certificate: root, key: key)
         let authority = IssuanceRecord.RevokedAuthority(
             serialNumber: intermediate.serialBytes, issuer: root.keyIdentifier,
@@ -512,10 +508,11 @@ public struct AuthorityDirectory: Sendable {
                     lines += try IssuanceRecord.authorityRevoked(authority)
                 }
                 var revoked = self.valid(of: keyIdentifier, in: record, at: now)
-                if let first = revoked.first, !force {
+                let locked = self.withoutAnother(revoked, in: record, at: now)
+                if let first = locked.first, !force {
                     throw PKIError(
                         .chain,
-                        "\(revoked.count) certificates of it are still valid, the first of \(first.spiffeID): let them renew, or lock them out with --force"
+                        "it locks out \(locked.count) whose only valid certificate is of it, first \(first): let them renew, or use --force"
                     )
                 }
                 let revocation = IssuedCertificate.Revocation(time: now, reason: .unspecified, requester: requester)
@@ -551,6 +548,17 @@ public struct AuthorityDirectory: Sendable {
         }
     }
 
+    /// Whose certificates these are, and who has none in force of another intermediate.
+    private func withoutAnother(
+        _ certificates: [IssuedCertificate], in record: IssuanceRecord, at now: UnixTime
+    ) -> [SPIFFEID] {
+        let these = Set(certificates.map(\.serialNumber))
+        let others = Set(
+            record.certificates.filter { $0.isInForce(at: now) && !these.contains($0.serialNumber) }.map(\.spiffeID))
+        var seen: Set<SPIFFEID> = []
+        return certificates.map(\.spiffeID).filter { !others.contains($0) && seen.insert($0).inserted }
+    }
+
     /// Certificates that are revoked in the record and not on the list of their issuer: a crash came in between, or
     /// the disk was full. New lists mend it.
     ///
@@ -564,7 +572,8 @@ public struct AuthorityDirectory: Sendable {
         guard !revoked.isEmpty else { return [] }
         let held = try self.revocationLists()
         var lists: [(issuer: [UInt8], list: RevocationList?)] = []
-        for issuing in self.issuers {
+        // Nothing comes onto the list of one whose key is away.
+        for issuing in self.issuers where try self.isAtHand(issuing) {
             lists.append((issuing.keyIdentifier, held.last { $0.isSigned(by: issuing) }))
         }
         return revoked.filter { certificate in
@@ -640,7 +649,7 @@ public struct AuthorityDirectory: Sendable {
         let revoked = record.revoked + revoking
         // The list of the authority in use is the last: of several, readers take that.
         for issuing in current.issuers.reversed() {
-            let former = held.filter { $0.isSigned(by: issuing) }.map(\.number).max() ?? 0
+            let former = held.filter { $0.isSigned(by: issuing) }.max { $0.number < $1.number }
             let entries = revoked.filter { $0.issuer == nil || $0.issuer == issuing.keyIdentifier }
                 .compactMap { certificate in
                     certificate.revocation.map {
@@ -648,10 +657,25 @@ public struct AuthorityDirectory: Sendable {
                             serialNumber: certificate.serialNumber, revokedAt: $0.time, reason: $0.reason)
                     }
                 }
-            result.lists.append(
-                try self.authority(issuing).makeRevocationList(number: former + 1, entries: entries, at: now))
+            do throws(PKIError) {
+                result.lists.append(
+                    try self.authority(issuing).makeRevocationList(
+                        number: (former?.number ?? 0) + 1, entries: entries, at: now))
+            } catch {
+                // A former one's key may be lost, broken or stolen with its token: that must not keep the others from
+                // being told. But what is to be revoked now must come onto a list, or onto that of the root.
+                let isRevoked = authority?.serialNumber == issuing.serialBytes
+                let isWanted = revoking.contains { $0.issuer == issuing.keyIdentifier || $0.issuer == nil }
+                guard issuing != current.issuing, Self.isAway(error), isRevoked || !isWanted else { throw error }
+                if let former { result.lists.append(former) }
+            }
         }
         return result
+    }
+
+    /// Whether a key is not at hand, for now or for ever.
+    private static func isAway(_ error: PKIError) -> Bool {
+        [.missing, .passphrase, .hardware, .signing].contains(error.code)
     }
 
     /// Each once: a second try after a crash may be recorded again.
@@ -800,9 +824,10 @@ public struct AuthorityDirectory: Sendable {
                 )
             }
             let valid = self.valid(of: keyIdentifier, in: record, at: now)
-            if let first = valid.first, !force {
+            let locked = self.withoutAnother(valid, in: record, at: now)
+            if let first = locked.first, !force {
                 throw PKIError(
-                    .chain, "\(valid.count) certificates of it are still valid, the first of \(first.spiffeID)")
+                    .chain, "it locks out \(locked.count) whose only valid certificate is of it, first \(first)")
             }
             // Its list first: a list of an authority that nobody knows is of no use to those who read it.
             let kept = try self.revocationLists().filter { $0.authorityKeyIdentifier != keyIdentifier }
@@ -825,10 +850,8 @@ public struct AuthorityDirectory: Sendable {
         var root: Authority
         if let key {
             root = try Authority(certificate: self.root, key: key)
-        } else if let key = try self.rootKey(self.root) {
-            root = try Authority(certificate: self.root, key: key)
         } else {
-            throw PKIError(.missing, "the root's key is not here: bring it back for this, with --root-key FILE")
+            root = try Authority(certificate: self.root, key: try self.requireRootKey(self.root))
         }
         root.publication = self.publication
         return root
@@ -848,8 +871,24 @@ public struct AuthorityDirectory: Sendable {
             ? later : Self.rootKeyPath(in: self.path)
     }
 
-    /// Nil if it is offline, as it should be.
+    /// The key of a root, wanted.
+    ///
+    /// - Throws: ``PKIError`` with code `missing` if it is offline, or why what is here cannot be opened.
+    private func requireRootKey(_ root: Certificate) throws(PKIError) -> SigningKey {
+        var trouble: PKIError?
+        if let key = try self.rootKey(root, trouble: &trouble) { return key }
+        throw trouble ?? PKIError(.missing, "the root's key is not here: bring it back for this, with --root-key FILE")
+    }
+
     private func rootKey(_ root: Certificate) throws(PKIError) -> SigningKey? {
+        var trouble: PKIError?
+        return try self.rootKey(root, trouble: &trouble)
+    }
+
+    /// Nil if it is offline, as it should be.
+    ///
+    /// - Parameter trouble: why a key that is here was not opened.
+    private func rootKey(_ root: Certificate, trouble: inout PKIError?) throws(PKIError) -> SigningKey? {
         for path in [Self.laterKeyPath("root", root, in: self.path), Self.rootKeyPath(in: self.path)] {
             do throws(PKIError) {
                 let key = try KeyFile.read(path, passphrase: self.passphrase, hardware: self.hardware)
@@ -857,6 +896,7 @@ public struct AuthorityDirectory: Sendable {
             } catch {
                 // An encrypted key that cannot be opened here is as good as offline; so is one in a token that is not here.
                 guard [.missing, .passphrase, .hardware].contains(error.code) else { throw error }
+                if error.code != .missing { trouble = error }
             }
         }
         return nil
@@ -879,9 +919,24 @@ public struct AuthorityDirectory: Sendable {
         return authority
     }
 
-    /// Reads the key of the intermediate now, so that what is wrong with it is known before it is needed.
+    /// Reads the key of the intermediate in use now, so that what is wrong with it is known before it is needed; and
+    /// those of former ones, if they are at hand.
     public func unlock() throws(PKIError) {
-        for issuing in self.issuers { _ = try self.authority(issuing) }
+        _ = try self.authority(self.issuing)
+        for issuing in self.issuers.dropFirst() { _ = try self.isAtHand(issuing) }
+    }
+
+    /// Whether an intermediate's key can be used; that of the one in use must be.
+    ///
+    /// - Throws: ``PKIError``: those of the files.
+    public func isAtHand(_ issuing: Certificate) throws(PKIError) -> Bool {
+        do throws(PKIError) {
+            _ = try self.authority(issuing)
+            return true
+        } catch {
+            guard issuing != self.issuing, Self.isAway(error) else { throw error }
+            return false
+        }
     }
 
     // MARK: Lock

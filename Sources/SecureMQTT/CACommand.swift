@@ -44,6 +44,11 @@ struct CACommand: AsyncParsableCommand {
             brokerPort: configuration.broker.port)
         authority.invitationLifetime = UnixTime(settings.invitationLifetime)
         authority.limits = settings.limits
+        // Beyond, the server would find no file for the next connection, nor for its record.
+        authority.limits.connections = min(
+            settings.limits.connections,
+            OpenFiles.raiseLimit(
+                for: settings.limits.connections, setting: "ca.max-connections", logger: Logger(label: "ca")))
         let directory = try AuthorityDirectory.open(
             settings.directory,
             passphrase: PassphraseSources.source(file: self.passphraseFile ?? settings.passphraseFile),

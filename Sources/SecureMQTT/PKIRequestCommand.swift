@@ -34,8 +34,8 @@ struct PKIRequestCommand: AsyncParsableCommand {
     func run() async throws {
         let id = try Identifier(self.id)
         let (keyPath, requestPath) = ("\(self.out)/\(id).key", "\(self.out)/\(id).csr")
-        guard !FileManager.default.fileExists(atPath: requestPath) else {
-            throw CommandError(.cannotCreate, "\(requestPath) exists already and is not overwritten")
+        for path in [keyPath, requestPath] where FileManager.default.fileExists(atPath: path) {
+            throw CommandError(.cannotCreate, "\(path) exists already and is not overwritten")
         }
         let key = try KeyFile.makeKey(inToken: self.key)
         let request = try CertificateSigningRequest.make(for: id, key: key)

@@ -58,6 +58,32 @@ import X509
         #expect(throws: Never.self) { try verifier.verify(chain: [second, new.issuing], at: self.now) }
     }
 
+    @Test("An intermediate whose key is lost stands in nobody's way, and is revoked with the root's key alone")
+    func lostKey() throws {
+        let old = try self.create()
+        let first = try self.issue(old, "a")
+        try FileManager.default.removeItem(atPath: AuthorityDirectory.issuingKeyPath(in: self.directory.path))
+        var new = try old.addIntermediate(passphrase: nil, at: self.now)
+        // As another process finds it.
+        new = try AuthorityDirectory.open(self.directory.path)
+        try new.unlock()
+        #expect(try !new.isAtHand(old.issuing) && new.isAtHand(new.issuing))
+        let second = try self.issue(new, "b")
+        _ = try new.revoke(try Identifier("b"), reason: .superseded, at: self.now)
+        // What would come onto no list is not said to be revoked.
+        #expect(throws: PKIError(.missing, "")) {
+            try new.revoke(try Identifier("a"), reason: .keyCompromise, at: self.now)
+        }
+        let revoked = try new.revokeIntermediate(
+            old.issuing.keyIdentifier, reason: .keyCompromise, at: self.now, force: true)
+        #expect(revoked.map(\.spiffeID.id.rawValue) == ["a"])
+        let lists = try new.revocationLists()
+        #expect(lists.contains { $0.isSigned(by: old.root) && $0.entry(for: old.issuing.serialBytes) != nil })
+        #expect(lists.contains { $0.isSigned(by: new.issuing) && $0.entry(for: second.serialBytes) != nil })
+        #expect(throws: PKIError(.revoked, "")) { try self.verifier(new).verify(chain: [first], at: self.now) }
+        #expect(try new.unlistedRevocations().isEmpty)
+    }
+
     @Test("A process that has not noticed a rollover drops no list when it revokes")
     func staleProcess() throws {
         let stale = try self.create()

@@ -333,7 +333,7 @@ struct CACommandTests {
         }
         self.expectFailure(try await run(), 66, "--root-key FILE")
         self.expectFailure(
-            try await run("--root-key", "medium/root.key"), 65, "certificates of it are still valid")
+            try await run("--root-key", "medium/root.key"), 65, "whose only valid certificate is of it")
         let revoked = try await run("--root-key", "medium/root.key", "--force")
         #expect(revoked.status == 0, "\(revoked.errorOutput)")
         #expect(revoked.output.contains("Revoked spiffe://energy.example/auditor/a, serial "))

@@ -65,6 +65,7 @@ public struct AuthorityWatch: Service {
 
     /// Reads all that is new.
     private func read() async throws {
+        var hasBegunAnew = false
         while true {
             let known = try await self.store.newestCertificateEvent()
             let after = max(0, (known?.number ?? 0) - 1)
@@ -73,6 +74,9 @@ public struct AuthorityWatch: Service {
                 (page.events.first?.number ?? .max) > after
             else { throw ControlCenterError(.authority, "it answers with events out of their order") }
             if let known, !known.isSame(as: page.events.first) {
+                // Once a look: one that answers otherwise each time is not to keep us busy.
+                guard !hasBegunAnew else { return }
+                hasBegunAnew = true
                 try await self.beginAnew(known, page)
                 continue
             }
