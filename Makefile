@@ -12,6 +12,9 @@ SOAK_MINUTES ?= 10
 # Many tests run real servers and programs: all at once on a small machine they only wait for each other.
 export SWT_EXPERIMENTAL_MAXIMUM_PARALLELIZATION_WIDTH ?= 4
 
+# Where the tests' own SoftHSM, a module in their process, finds what they write for it.
+export SOFTHSM2_CONF := $(CURDIR)/.build/softhsm2.conf
+
 .PHONY: help setup build demo test soak sanitize fuzz bench format lint docs clean
 
 help: ## Show this list

@@ -8,6 +8,12 @@ public final class SoftHSM: Sendable {
         "/usr/lib64/pkcs11/libsofthsm2.so", "/opt/homebrew/lib/softhsm/libsofthsm2.so",
     ].first { FileManager.default.fileExists(atPath: $0) }
 
+    /// Where a module in this process finds its configuration. Nobody may change the environment of a process in which
+    /// others start programs, so make has said it; nobody's own file is overwritten.
+    public static let ownConfiguration = ProcessInfo.processInfo.environment["SOFTHSM2_CONF"].flatMap { path in
+        path.hasSuffix("/.build/softhsm2.conf") ? path : nil
+    }
+
     /// For `.enabled(if:)`.
     public static let isInstalled = SoftHSM.module != nil && ChildProcess.find("softhsm2-util") != nil
 
@@ -15,6 +21,8 @@ public final class SoftHSM: Sendable {
     public static let absence = "SoftHSM is not installed: scripts/setup installs it"
 
     public let folder: TemporaryDirectory
+    /// The text of its configuration file.
+    public let configuration: String
     /// For programs that use the tokens.
     public let environment: [String: String]
 
@@ -22,9 +30,9 @@ public final class SoftHSM: Sendable {
         self.folder = try TemporaryDirectory()
         try FileManager.default.createDirectory(
             atPath: self.folder.path("tokens"), withIntermediateDirectories: false)
-        try self.folder.write(
-            "directories.tokendir = \(self.folder.path("tokens"))\nobjectstore.backend = file\nlog.level = ERROR\n",
-            to: "softhsm2.conf")
+        self.configuration =
+            "directories.tokendir = \(self.folder.path("tokens"))\nobjectstore.backend = file\nlog.level = ERROR\n"
+        try self.folder.write(self.configuration, to: "softhsm2.conf")
         self.environment = ["SOFTHSM2_CONF": self.folder.path("softhsm2.conf")]
     }
 
